@@ -1,0 +1,22 @@
+"""The seam between pipeline and model: what a batch is."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Batch"]
+
+
+class Batch(NamedTuple):
+    """N samples of H x W pixels on one device, channels_last, as they were stored: uint8 until the model."""
+
+    fg_bg: Tensor
+    """uint8 (N, 3, H, W), 0..255: the background with the figure in it, RGB"""
+    bg: Tensor
+    """uint8 (N, 3, H, W), 0..255: the background alone, RGB"""
+    mask: Tensor
+    """uint8 (N, 1, H, W), 0..255: how much of the pixel the figure covers"""
+    depth: Tensor
+    """uint8 (N, 1, H, W), 0..255 over the data set's depth range (manifest.json, `depth`)"""
+    row: Tensor
+    """int64 (N,) on the host: the samples' rows in the data set's index"""

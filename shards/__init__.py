@@ -1,0 +1,1 @@
+"""Makes and checks the data set on disk: images to verified WebDataset shards. NumPy and Pillow; no torch, no DALI."""

@@ -1,0 +1,108 @@
+"""python -m shards draw | compose | convert | index | verify | show"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from shards.build import BuildConfig, build
+from shards.compose import ComposeConfig, compose_folders, composition
+from shards.convert import ConvertConfig, conversion
+from shards.errors import InputError, told_plainly
+from shards.foreign import indexing
+from shards.manifest import Dataset
+from shards.show import contact_sheet, describe
+from shards.verify import verify
+
+console = Console(highlight=False)
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="compose")
+def compose_command(
+    out: Path,
+    config: Annotated[ComposeConfig, tyro.conf.OmitArgPrefixes],
+    layout: Literal["shards", "folders"] = "shards",
+) -> None:
+    """Paste cut-outs on backgrounds: each figure on each background, at random places and sizes.
+
+    Args:
+        out: folder to write
+        layout: shards, or the folders of the 2020 system
+    """
+    work = composition(config)
+    if layout == "folders":
+        compose_folders(work, out, config.build.workers)
+        console.print(f"{out}: {sum(unit.size for unit in work.units):,} samples")
+    else:
+        describe(build(work, out, config.build), console)
+
+
+@app.command(name="convert")
+def convert_command(
+    paths: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[ConvertConfig, tyro.conf.OmitArgPrefixes]
+) -> None:
+    """Turn image folders and zips into shards: python -m shards convert SOURCE... OUT
+
+    Args:
+        paths: folders and zips that hold the images, then the folder to write
+    """
+    if len(paths) < 2:
+        raise InputError("convert needs at least one SOURCE and, last, the folder OUT.")
+    *sources, out = paths
+    describe(build(conversion(sources, config), out, config.build), console)
+
+
+@app.command(name="index")
+def index_command(
+    folder: tyro.conf.Positional[Path],
+    config: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
+    depth_metres: tuple[float, float] | None = None,
+) -> None:
+    """Make the manifest and indexes for tars that were made elsewhere; the tars stay as they are.
+
+    Args:
+        folder: folder that holds the tars
+        depth_metres: metres that black and white stand for in the depth images
+    """
+    describe(build(indexing(folder, depth_metres, config), folder, config), console)
+
+
+@app.command(name="verify")
+def verify_command(dataset: tyro.conf.Positional[Path], workers: int = BuildConfig.workers) -> None:
+    """Check every byte against the manifest and decode every image; exit code 1 and a list if anything is wrong.
+
+    Args:
+        dataset: folder that holds the data set
+        workers: processes
+    """
+    problems = verify(dataset, workers)
+    for problem in problems:
+        console.print(f"{problem.where}: {problem.what}", soft_wrap=True)
+    if problems:
+        console.print(f"{dataset}: {len(problems)} problems")
+        sys.exit(1)
+    console.print(f"{dataset}: every file is as the manifest says, and every image decodes")
+
+
+@app.command(name="show")
+def show_command(dataset: tyro.conf.Positional[Path], sheet: Path | None = None, samples: int = 12) -> None:
+    """Say what a data set holds, and draw a contact sheet.
+
+    Args:
+        dataset: folder that holds the data set
+        sheet: PNG to draw; sheet.png beside the data set's manifest if not given
+        samples: how many samples to draw
+    """
+    opened = Dataset.open(dataset)
+    describe(opened, console)
+    sheet = sheet or dataset / "sheet.png"
+    contact_sheet(opened, sheet, samples)
+    console.print(f"contact sheet: {sheet}")
+
+
+if __name__ == "__main__":
+    with told_plainly():
+        app.cli(prog="python -m shards")

@@ -1,0 +1,24 @@
+"""What the user can mend, and how a command says it: one sentence, exit code 2, no traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["InputError", "told_plainly"]
+
+
+class InputError(ValueError):
+    """Something given to Sluice is not as it must be. The message says what, where, and what to do."""
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turns the errors a user can mend into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,202 @@
+"""What a data set is: shards, counts, digests, splits, statistics, and where every image of every sample lies.
+
+`manifest.json` is for people and holds what is said once; `index/*.npy` are memory-mapped and hold what is said for
+every sample, so that opening a data set costs milliseconds whatever its size:
+
+    samples.npy          a record a sample in shard order: for each component the block and the bytes of its image,
+                         or, for a shared component, the number of its image in shared.npy
+    shared_NAME.npy      block and bytes in shared.tar of every distinct image of the shared component NAME
+    keys.npy             a fixed-width name a sample; read only to name a sample to a person
+    SPLIT.npy            the rows of samples.npy that are in the split; a row in none is left out
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.schema import SHARED_TAR
+from shards.tar import BLOCK
+
+__all__ = [
+    "LOCATION",
+    "SPLITS",
+    "Dataset",
+    "DepthRange",
+    "Locations",
+    "Manifest",
+    "Shard",
+    "Statistics",
+    "StoredComponent",
+]
+
+FORMAT = "sluice 1"
+SPLITS = ("train", "val", "test")
+LOCATION = np.dtype([("block", "<u4"), ("bytes", "<u4")])
+"""Where an image lies in its tar: data offset in blocks of 512 bytes (so 2 TiB a shard), and size in bytes"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthRange:
+    """What black and white mean in a depth image: the values lie evenly between `black` and `white`.
+
+    unit: "m" for metres along the optical axis, or "relative" where only the order is known (then 0 and 1).
+    """
+
+    black: float = 0.0
+    white: float = 1.0
+    unit: str = "relative"
+
+    @classmethod
+    def metres(cls, black: float, white: float) -> "DepthRange":
+        return cls(black=black, white=white, unit="m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredComponent:
+    """How the data set keeps one component. shared: its number of distinct images in shared.tar, 0 if not shared."""
+
+    extension: str
+    channels: int
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file: its name, how many samples are in it, its size in bytes, and the digests of it and its .idx."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Mean and standard deviation of each channel over all pixels of all samples, in [0, 1]."""
+
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a data set that is said once. `image_size` is height, width."""
+
+    format: str = FORMAT
+    image_size: tuple[int, int]
+    components: dict[str, StoredComponent]
+    depth: DepthRange
+    samples: int
+    splits: dict[str, int]
+    split_by: str
+    statistics: dict[str, Statistics]
+    left_out: dict[str, int]
+    shards: list[Shard]
+    shared: Shard | None
+    index: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    made_from: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Raises KeyError, TypeError or ValueError where `text` is not a manifest."""
+        raw: dict[str, Any] = json.loads(text)
+        raw["components"] = {name: StoredComponent(**c) for name, c in raw["components"].items()}
+        raw["statistics"] = {name: Statistics(**s) for name, s in raw["statistics"].items()}
+        raw["shards"] = [Shard(**s) for s in raw["shards"]]
+        raw["shared"] = Shard(**raw["shared"]) if raw["shared"] else None
+        raw["depth"] = DepthRange(**raw["depth"])
+        raw["image_size"] = tuple(raw["image_size"])
+        return cls(**raw)
+
+
+class Locations(NamedTuple):
+    """Where some images lie: number of the file in `Dataset.files`, offset and size in bytes; int64 (N,) each."""
+
+    file: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+
+class Dataset:
+    """An opened data set: the manifest, and its index as memory-mapped arrays."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root, self.manifest = root, manifest
+        self.files = [root / shard.name for shard in manifest.shards] + [root / SHARED_TAR]
+        self._samples = self._array("samples")
+        self._keys = self._array("keys")
+        self._shared = {name: self._array(f"shared_{name}") for name, c in manifest.components.items() if c.shared}
+        self._first_row = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
+
+    @classmethod
+    def open(cls, root: Path) -> "Dataset":
+        """Raises InputError if `root` holds no data set, one of another version, or one with files missing."""
+        path = Path(root) / "manifest.json"
+        try:
+            manifest = Manifest.from_json(path.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{root}: no data set here (no manifest.json). Make one with `python -m shards compose` or `convert`; "
+                "for tars made elsewhere, `python -m shards index`."
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a manifest that this version reads ({error}). Convert again.") from error
+        if manifest.format != FORMAT:
+            raise InputError(f"{path}: format {manifest.format!r}, but this version reads {FORMAT!r}. Convert again.")
+        return cls(Path(root), manifest)
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def split(self, name: str) -> NDArray[np.uint32]:
+        """The rows of a split, ascending, memory-mapped. Raises InputError if it is empty or does not exist."""
+        if not self.manifest.splits.get(name):
+            have = ", ".join(f"{split} ({count})" for split, count in self.manifest.splits.items())
+            raise InputError(f"{self.root}: no samples in split {name!r}; it has {have}.")
+        return self._array(name)
+
+    def key(self, row: int) -> str:
+        """The sample's key, by which its files are named."""
+        return bytes(self._keys[row]).decode()
+
+    def shard_of(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The number in `files` of the tar that each sample lies in, int64 (N,)."""
+        return np.searchsorted(self._first_row, rows, side="right") - 1
+
+    def locate(self, component: str, rows: NDArray[np.integer]) -> Locations:
+        """Where the images of one component of the samples in `rows` (N,) lie."""
+        if component in self._shared:
+            return self.locate_shared(component, self.shared_number(component, rows))
+        found = self._samples[component][rows]
+        return Locations(self.shard_of(rows), *_bytes(found))
+
+    def shared_number(self, component: str, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Which of the shared component's distinct images the samples in `rows` (N,) have, int64 (N,)."""
+        return np.asarray(self._samples[component][rows], dtype=np.int64)
+
+    def locate_shared(self, component: str, numbers: NDArray[np.integer]) -> Locations:
+        """Where the distinct images of these numbers (N,) lie."""
+        found = self._shared[component][numbers]
+        return Locations(np.full(len(numbers), len(self.files) - 1), *_bytes(found))
+
+    def _array(self, name: str) -> NDArray[Any]:
+        path = self.root / "index" / f"{name}.npy"
+        try:
+            array: NDArray[Any] = np.load(path, mmap_mode="r")
+            return array
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or convert again.") from error
+
+
+def _bytes(found: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return found["block"].astype(np.int64) * BLOCK, found["bytes"].astype(np.int64)
