@@ -1,6 +1,5 @@
 """Draws a small data set, for machines that have none: figures to paste and rooms with their exact depth."""
 
-import os
 from pathlib import Path
 
 from PIL import Image
@@ -42,4 +41,4 @@ def save(image: Image.Image, path: Path) -> None:
         return
     part = path.with_name(f".{path.name}.part")
     image.save(part, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=95)
-    os.replace(part, path)
+    part.replace(path)

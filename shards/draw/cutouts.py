@@ -44,7 +44,7 @@ class Outfit:
 
 def any_cloth(rng: np.random.Generator) -> Colour:
     """The sober colours that people wear, or any other."""
-    return CLOTHS[rng.integers(len(CLOTHS))] if rng.random() < 0.6 else any_colour(rng, 0.2, 0.85, 0.65)
+    return CLOTHS[rng.integers(len(CLOTHS))] if rng.random() < 0.6 else any_colour(rng, 0.2, 0.85, 0.55)
 
 
 def any_outfit(rng: np.random.Generator) -> Outfit:
@@ -155,7 +155,9 @@ def person(rng: np.random.Generator) -> Iterator[Part]:
         yield Part(start=(0, hip + 0.06, 0), end=knee, radii=radii, colour=outfit.bottom, flat=0.75, cap=0.1, rough=0.2)
     elif not outfit.jacket:
         waist = tuple(w * outfit.girth for w in (0.15, 0.165, 0.15))
-        yield Part(start=(0, hip - 0.04, 0), end=(0, hip + 0.09, 0), radii=waist, colour=outfit.bottom, flat=0.65, cap=0.2)
+        yield Part(
+            start=(0, hip - 0.04, 0), end=(0, hip + 0.09, 0), radii=waist, colour=outfit.bottom, flat=0.65, cap=0.2
+        )
     if sits:
         yield from chair(rng)
 
@@ -241,7 +243,7 @@ def draw_cutout(number: int, *, seed: int = 0, height: int = 96) -> Image.Image:
     """Figure `number` of the data set `seed`, RGBA: three times in four a person, else a dog, plant, lamp or chair.
 
     Alpha runs from 0 to 255 with soft edges, and the image is cropped to what is not wholly transparent: at most
-    `height` pixels high and little less. The same arguments give the same pixels.
+    `height` pixels high, and hardly less. The same arguments give the same pixels.
     """
     rng = stream("cutout", seed, number)
     kind = rng.choice(5, p=(0.76, 0.06, 0.06, 0.06, 0.06))

@@ -27,7 +27,9 @@ def cloth(rng: np.random.Generator) -> Material:
     return Material(texture=fabric, colour=any_colour(rng, 0.15, 0.9), second=any_colour(rng, 0.1, 0.6))
 
 
-def block(x: float, y: float, z: float, size: tuple[float, float, float], sides: Material, top: Material | None = None) -> Box:
+def block(
+    x: float, y: float, z: float, size: tuple[float, float, float], sides: Material, top: Material | None = None
+) -> Box:
     """A box of that width, height and length whose underside is centred on (x, y, z)."""
     half = (size[0] / 2, size[1] / 2, size[2] / 2)
     return Box(centre=(x, y + half[1], z), half=half, sides=sides, top=top or sides)
@@ -136,7 +138,7 @@ def seat(rng: np.random.Generator) -> Iterator[Box]:
 
 
 AGAINST_WALL: tuple[Piece, ...] = (table, desk, sofa, bookcase, bookcase, cabinet, cabinet, bed, potted)
-FREE: tuple[Piece, ...] = (table, seat, seat, sofa, potted)
+FREE: tuple[Piece, ...] = (table, seat, seat, sofa)
 
 
 def hung(rng: np.random.Generator, width: float, ceiling: float, frame: Colour) -> Iterator[Box]:

@@ -12,7 +12,7 @@ from shards.draw.furniture import AGAINST_WALL, FREE, WOODS, Piece, block, hung
 from shards.draw.surfaces import Material, bricks, fabric, plain, planks, stripes, tiles
 from shards.draw.texture import Array, Colour, any_colour, fractal, stream
 
-__all__ = ["NEAR", "FAR", "Room", "draw_room", "plan_room"]
+__all__ = ["FAR", "NEAR", "Room", "draw_room", "plan_room"]
 
 OVERSAMPLING = 2
 
@@ -43,7 +43,7 @@ class Room:
 def plan_room(number: int, *, seed: int = 0) -> Room:
     """Room `number` of the data set `seed`."""
     rng = stream("room", seed, number)
-    width, height, length = rng.uniform(3.2, 6.0), rng.uniform(2.5, 3.1), rng.uniform(4.2, 7.6)
+    width, height, length = rng.uniform(3.2, 6.4), rng.uniform(2.5, 3.1), rng.uniform(4.2, 9.0)
     camera = any_camera(rng, width, length)
     shell = list(any_shell(rng, width, height, length))
     pieces = list(furnish(rng, width, length, camera))
@@ -59,7 +59,7 @@ def plan_room(number: int, *, seed: int = 0) -> Room:
         camera=camera,
         lamp=lamp,
         lights=(1.0 + 0.12 * warm, 1.0, 1.06 - 0.3 * warm),
-        exposure=rng.uniform(0.75, 1.2),
+        exposure=rng.uniform(0.8, 1.4),
     )
 
 
@@ -77,7 +77,7 @@ def any_camera(rng: np.random.Generator, width: float, length: float) -> Camera:
 
 def any_shell(rng: np.random.Generator, width: float, height: float, length: float) -> Iterator[Box]:
     """Walls with the ceiling, the floor, skirting boards, and sometimes a rug."""
-    paint = any_colour(rng, 0.55, 0.95, 0.25)
+    paint = any_colour(rng, 0.55, 0.95, 0.2)
     other = (paint[0] * 0.85, paint[1] * 0.82, paint[2] * 0.8)
     walls = (plain, plain, plain, stripes, bricks)[rng.integers(5)]
     wall = Material(texture=walls, colour=paint, second=other, size=rng.uniform(0.15, 0.3))
@@ -92,7 +92,9 @@ def any_shell(rng: np.random.Generator, width: float, height: float, length: flo
     for x in (0.0, width):
         yield block(x, 0, length / 2, (0.03, 0.1, length), board)
     if rng.random() < 0.4:
-        rug = Material(texture=(fabric, tiles, stripes)[rng.integers(3)], colour=any_colour(rng), second=any_colour(rng))
+        rug = Material(
+            texture=(fabric, tiles, stripes)[rng.integers(3)], colour=any_colour(rng), second=any_colour(rng)
+        )
         size = (rng.uniform(0.4, 0.6) * width, 0.012, rng.uniform(0.3, 0.5) * length)
         yield placed(block(0, 0, 0, size, rug), width / 2, 0.55 * length, rng.uniform(-0.2, 0.2))
 
@@ -109,7 +111,11 @@ def any_floor(rng: np.random.Generator) -> Material:
 def decorate(rng: np.random.Generator, width: float, height: float, length: float) -> Iterator[Box]:
     """Windows, doors and pictures along the three walls in view, and lamps in the ceiling."""
     frame = any_colour(rng, 0.4, 0.95, 0.3)
-    for x, z, yaw, along in ((0.0, length, np.pi, width), (0.0, 0.0, np.pi / 2, length), (width, 0.0, -np.pi / 2, length)):
+    for x, z, yaw, along in (
+        (0.0, length, np.pi, width),
+        (0.0, 0.0, np.pi / 2, length),
+        (width, 0.0, -np.pi / 2, length),
+    ):
         slots = max(round(along / 1.7), 1)
         for slot in range(slots):
             step = along * (slot + 0.5) / slots
@@ -123,14 +129,14 @@ def decorate(rng: np.random.Generator, width: float, height: float, length: floa
 def furnish(rng: np.random.Generator, width: float, length: float, camera: Camera) -> Iterator[list[Box]]:
     """Pieces of furniture that stand along the walls or in the room, apart from each other and from the camera."""
     taken: list[tuple[float, float, float, float]] = []
-    for _ in range(rng.integers(5, 16)):
+    for _ in range(rng.integers(8, 30)):
         piece = stood(rng, width, length)
         box = outline(piece)
         x, z, a, b = box.centre[0], box.centre[2], box.half[0], box.half[2]
         inside = a - 0.02 <= x <= width - a + 0.02 and b - 0.02 <= z <= length - b + 0.02
         clear = np.hypot(max(abs(x - camera.position[0]) - a, 0), max(abs(z - camera.position[2]) - b, 0))
         apart = all(abs(x - p) > a + c + 0.05 or abs(z - q) > b + d + 0.05 for p, q, c, d in taken)
-        if inside and apart and clear > CLEARANCE + 0.3:
+        if inside and apart and clear > CLEARANCE + 0.1:
             taken.append((x, z, a, b))
             yield piece
 
@@ -152,7 +158,9 @@ def outline(piece: list[Box]) -> Box:
     """The upright box, not turned, about a piece of furniture."""
     corners = []
     for box in piece:
-        reach = np.abs(unturned(np.array([[box.half[0], box.half[0]], [0, 0], [box.half[2], -box.half[2]]]), box.yaw)).max(1)
+        reach = np.abs(
+            unturned(np.array([[box.half[0], box.half[0]], [0, 0], [box.half[2], -box.half[2]]]), box.yaw)
+        ).max(1)
         reach[1] = box.half[1]
         corners.append((np.array(box.centre) - reach, np.array(box.centre) + reach))
     low, high = np.min([c[0] for c in corners], 0), np.max([c[1] for c in corners], 0)
@@ -165,7 +173,7 @@ def openness(room: Room, places: Array) -> Array:
     """The share of the light (H, W) that reaches places (3, H, W): less in corners, beside and behind furniture."""
     x, y, z = places
     corner = [x, room.width - x, room.length - z, y, room.height - y]
-    share = np.prod([1 - 0.28 * np.exp(-np.maximum(d, 0) / 0.22) for d in corner], axis=0) / (1 - 0.28)
+    share: Array = np.prod([1 - 0.28 * np.exp(-np.maximum(d, 0) / 0.22) for d in corner], axis=0) / (1 - 0.28)
     ray = np.array(room.lamp, places.dtype)[:, None, None] - places
     inverse = 1 / np.where(np.abs(ray) < 1e-4, places.dtype.type(1e-4), ray)
     for box in room.solids:
@@ -185,11 +193,12 @@ def lit(room: Room, seen: View, share: Array) -> Array:
     places = np.array(room.camera.position, np.float32)[:, None, None] + rays * seen.depth
     towards = np.array(room.lamp, np.float32)[:, None, None] - places
     distance2 = (towards**2).sum(0)
-    lambert = np.clip((towards * seen.normal).sum(0) / np.sqrt(distance2), 0, 1)
+    lambert = np.clip(np.einsum("chw,hwc->hw", towards, seen.normal) / np.sqrt(distance2), 0, 1)
     direct = lambert * 3.2 / (1.5 + distance2)
-    ambient = 0.5 + 0.1 * seen.normal[1] + 0.06 * seen.normal[0]
+    ambient = 0.5 + 0.1 * seen.normal[..., 1] + 0.06 * seen.normal[..., 0]
     light = (direct + ambient) * share * (1 - seen.glow) + 1.2 * seen.glow
-    return seen.colour * light[..., None] * np.array(room.lights, np.float32)
+    picture: Array = seen.colour * light[..., None] * np.array(room.lights, np.float32)
+    return picture
 
 
 def exposed(picture: Array, exposure: float, rng: np.random.Generator) -> Image.Image:
@@ -197,8 +206,8 @@ def exposed(picture: Array, exposure: float, rng: np.random.Generator) -> Image.
     place = np.linspace(-1, 1, len(picture), dtype=np.float32)
     vignette = 1 - 0.12 * (place[:, None] ** 2 + place**2)
     value = 1 - np.exp(-1.6 * exposure * picture * vignette[..., None])
-    value = np.clip(value, 0, 1) ** 0.8 + rng.normal(0, 0.01, picture.shape).astype(np.float32)
-    return Image.fromarray(np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8), "RGB")
+    value = np.clip(value, 0, 1) ** 0.95 + rng.normal(0, 0.01, picture.shape).astype(np.float32)
+    return Image.fromarray(np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8))
 
 
 def draw_room(number: int, *, seed: int = 0, size: int = 160) -> tuple[Image.Image, NDArray[np.uint16]]:
@@ -209,6 +218,7 @@ def draw_room(number: int, *, seed: int = 0, size: int = 160) -> tuple[Image.Ima
     """
     room, rng = plan_room(number, seed=seed), stream("photograph", seed, number)
     depth = depth_of(room.boxes, room.camera, size)
+    assert NEAR <= depth.min() <= depth.max() <= FAR
     places = np.array(room.camera.position)[:, None, None] + room.camera.rays(size) * depth
     share = openness(room, places.astype(np.float32)).repeat(OVERSAMPLING, 0).repeat(OVERSAMPLING, 1)
     picture = lit(room, view(room.boxes, room.camera, OVERSAMPLING * size, fractal(rng)), share)

@@ -116,7 +116,8 @@ def pattern(part: Part, along: Array, across: Array) -> NDArray[np.float32]:
 def shade(normal: Array, light: Array, grain: Array) -> Array:
     """How bright a surface is: light from one side that reaches a little round the edge, and a darker outline."""
     lambert = np.clip(light @ normal + 0.15, 0, None)
-    return (0.34 + 0.66 * lambert) * (0.78 + 0.22 * normal[2]) * (1 + grain)
+    bright: Array = (0.34 + 0.66 * lambert) * (0.78 + 0.22 * normal[2]) * (1 + grain)
+    return bright
 
 
 def render(parts: list[Part], height: int, rng: np.random.Generator) -> Image.Image:
@@ -141,5 +142,5 @@ def reduced(frame: Frame, rng: np.random.Generator) -> Image.Image:
     colour = frame.colour.reshape(*blocks, 3).mean((1, 3)) / np.maximum(alpha, 1e-3)[..., None]
     colour = colour + rng.normal(0, 0.012, colour.shape).astype(np.float32)
     rgba = np.dstack([np.clip(colour, 0, 1) ** 0.85, alpha]) * 255
-    image = Image.fromarray(np.rint(rgba).astype(np.uint8), "RGBA")
+    image = Image.fromarray(np.rint(rgba).astype(np.uint8))
     return image.crop(image.getchannel("A").getbbox())

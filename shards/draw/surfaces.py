@@ -9,8 +9,21 @@ from numpy.typing import NDArray
 
 from shards.draw.texture import Array, Colour, look_up, mix
 
-__all__ = ["Material", "Spot", "books", "bricks", "doors", "fabric", "leaves", "painting", "panes", "planks", "plain"]
-__all__ += ["stripes", "tiles"]
+__all__ = [
+    "Material",
+    "Spot",
+    "books",
+    "bricks",
+    "doors",
+    "fabric",
+    "leaves",
+    "painting",
+    "panes",
+    "plain",
+    "planks",
+    "stripes",
+    "tiles",
+]
 
 Paint = NDArray[np.float32]
 
@@ -43,15 +56,17 @@ def cell(value: Array, size: float) -> tuple[Array, Array]:
     return number, value / size - number
 
 
-def hashed(noise: Paint, *cells: Array) -> Array:
+def hashed(noise: Paint, column: Array, row: Array | float = 0.0) -> Array:
     """A random number 0..1 for each cell; the same for the same cell."""
-    number = sum((c * k for c, k in zip(cells, (37.0, 61.0), strict=False)), np.float32(5))
-    return np.clip(look_up(noise, number * 53, number * 29) * 0.25 + 0.5, 0, 1)
+    number = 37 * column + 61 * row + 5
+    share: Array = np.clip(look_up(noise, number * 53, number * 29) * 0.25 + 0.5, 0, 1)
+    return share
 
 
 def lines(place: Array, width: float) -> Array:
     """1 within `width` (a share of the cell) of either edge of the cell, else 0."""
-    return (np.abs(place - 0.5) > 0.5 - width).astype(np.float32)
+    edge: Array = (np.abs(place - 0.5) > 0.5 - width).astype(np.float32)
+    return edge
 
 
 def grain(spot: Spot, noise: Paint, across: float, along: float) -> Array:
@@ -103,9 +118,10 @@ def bricks(spot: Spot, of: Material, noise: Paint) -> Paint:
 
 
 def spectrum(hue: Array, bright: Array) -> Paint:
-    """Muted colours (N, 3) of all hues 0..1."""
+    """Muted colours (N, 3) of all hues, 0..1 once round."""
     phase = hue[:, None] * 6.283 + np.array([0, 2.1, 4.2], np.float32)
-    return ((0.55 + 0.4 * np.cos(phase)) * bright[:, None]).astype(np.float32)
+    colour: Paint = ((0.55 + 0.25 * np.cos(phase)) * bright[:, None]).astype(np.float32)
+    return colour
 
 
 def books(spot: Spot, of: Material, noise: Paint) -> Paint:
@@ -131,7 +147,8 @@ def doors(spot: Spot, of: Material, noise: Paint) -> Paint:
 def frame(spot: Spot, width: float) -> Array:
     """1 within `width` metres of the edge of the rectangle, else 0."""
     u, v = np.minimum(spot.u, spot.width - spot.u), np.minimum(spot.v, spot.height - spot.v)
-    return (np.minimum(u, v) < width).astype(np.float32)
+    edge: Array = (np.minimum(u, v) < width).astype(np.float32)
+    return edge
 
 
 def landscape(spot: Spot, noise: Paint, hill: float) -> Paint:

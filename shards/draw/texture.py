@@ -23,12 +23,14 @@ def fractal(rng: np.random.Generator, roughness: float = 1.3) -> NDArray[np.floa
     frequency[0, 0] = np.inf
     phases = rng.standard_normal((2, *frequency.shape))
     noise = np.fft.irfft2((phases[0] + 1j * phases[1]) / frequency**roughness)
-    return (noise / noise.std()).astype(np.float32)
+    even: NDArray[np.float32] = (noise / noise.std()).astype(np.float32)
+    return even
 
 
 def look_up(tile: NDArray[np.float32], u: Array, v: Array) -> NDArray[np.float32]:
     """The tile at cell (v, u), repeated without end."""
-    return tile[v.astype(np.int32) & (TILE - 1), u.astype(np.int32) & (TILE - 1)]
+    found: NDArray[np.float32] = tile[v.astype(np.int32) & (TILE - 1), u.astype(np.int32) & (TILE - 1)]
+    return found
 
 
 def mix(first: Colour, second: Colour, share: Array) -> NDArray[np.float32]:
