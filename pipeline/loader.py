@@ -143,6 +143,11 @@ class Loader:
         self.stats.bad = len(self._maker.bad)
         return batch
 
+    def weight(self, batch: Batch) -> float:
+        """What the mean over the batch handed over last counts in the mean of the ranks' means: 1 but for odd rests."""
+        begin, end = self.plan.bounds(self._step - 1)
+        return len(batch.row) * self.plan.world / (end - begin)
+
     @property
     def epoch(self) -> int:
         """The epoch that is under way, or comes first, from 0."""

@@ -46,10 +46,14 @@ class Plan:
         """Samples in a rank's largest batch."""
         return -(-(self.batch_size + self.world - 1) // self.world)
 
+    def bounds(self, step: int) -> tuple[int, int]:
+        """Where the global batch of `step` begins and ends in the epoch's order."""
+        begin = step * self.batch_size
+        return begin, self.samples if step == self.steps - 1 else begin + self.batch_size
+
     def positions(self, step: int, rank: int) -> Positions:
         """Places in the epoch's order of the samples that `rank` has at `step`, int64 (N,)."""
-        begin = step * self.batch_size
-        end = self.samples if step == self.steps - 1 else begin + self.batch_size
+        begin, end = self.bounds(step)
         share = [begin + (end - begin) * r // self.world for r in (rank, rank + 1)]
         return np.arange(*share)
 

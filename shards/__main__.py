@@ -10,6 +10,7 @@ from rich.console import Console
 from shards.build import BuildConfig, build
 from shards.compose import ComposeConfig, compose_folders, composition
 from shards.convert import ConvertConfig, conversion
+from shards.draw import draw_data
 from shards.errors import InputError, told_plainly
 from shards.foreign import indexing
 from shards.manifest import Dataset
@@ -18,6 +19,23 @@ from shards.verify import verify
 
 console = Console(highlight=False)
 app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="draw")
+def draw_command(
+    out: tyro.conf.Positional[Path], figures: int = 40, rooms: int = 40, size: int = 160, seed: int = 0
+) -> None:
+    """Draw cut-outs, and rooms with their exact depth, to try things on where there are no photographs.
+
+    Args:
+        out: folder to write; it gets fg, bg and depth
+        figures: how many cut-outs
+        rooms: how many rooms
+        size: height and width of the rooms, pixels
+        seed: another seed, other images
+    """
+    draw_data(out / "fg", out / "bg", out / "depth", figures=figures, rooms=rooms, size=size, seed=seed)
+    console.print(f"{out}: {figures} cut-outs in fg, {rooms} rooms in bg, their depth in depth")
 
 
 @app.command(name="compose")

@@ -165,7 +165,7 @@ def _write_report(path: Path, left_out: list[LeftOut]) -> None:
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(LeftOut._fields)
     writer.writerows(sorted(left_out))
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def _counts(left_out: list[LeftOut]) -> str:

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_bytes"]
+__all__ = ["PARTIAL", "replacing", "write_bytes"]
+
+PARTIAL = ".partial-"
+"""what a temporary name begins with; a file of that name is what a killed run left"""
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the extension, because Pillow chooses the format by it.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f"{PARTIAL}{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

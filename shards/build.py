@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from shards.assemble import assemble
-from shards.atomic import write_bytes
+from shards.atomic import PARTIAL, write_bytes
 from shards.errors import InputError
 from shards.manifest import Dataset
 from shards.parallel import run_parallel
@@ -44,19 +44,19 @@ def build(work: Work, out: Path, config: BuildConfig) -> Dataset:
     Raises InputError if `out` holds something else, or if no sample is left; OSError if the disk is full.
     """
     if (out / "manifest.json").exists():
-        return _same_or_refused(Dataset.open(out), work)
-    claim(out, work.fingerprint)
-    missing = [unit for unit in work.units if not _is_done(out, unit)]
-    run_parallel(partial(_run_unit, out), missing, config.workers, total=sum(unit.size for unit in work.units))
-    assemble((Record.load(_record_path(out, unit)) for unit in work.units), work, out, config)
-    shutil.rmtree(out / WORK)
+        _refuse_another(Dataset.open(out), work)
+    else:
+        claim(out, work.fingerprint)
+        missing = [unit for unit in work.units if not _is_done(out, unit)]
+        run_parallel(partial(_run_unit, out), missing, config.workers, total=sum(unit.size for unit in work.units))
+        assemble((Record.load(_record_path(out, unit)) for unit in work.units), work, out, config)
+    shutil.rmtree(out / WORK, ignore_errors=True)
     return Dataset.open(out)
 
 
-def _same_or_refused(dataset: Dataset, work: Work) -> Dataset:
+def _refuse_another(dataset: Dataset, work: Work) -> None:
     if dataset.manifest.made_from != work.fingerprint:
         raise InputError(f"{dataset.root}: holds another data set already. Choose another folder, or delete that one.")
-    return dataset
 
 
 def claim(out: Path, fingerprint: str) -> None:
@@ -73,7 +73,7 @@ def claim(out: Path, fingerprint: str) -> None:
             f"{out}: holds the beginning of another data set (other sources or other options). "
             "Choose another folder, or delete that one."
         )
-    for stale in (*out.glob(".shard-*"), *(out / WORK).glob(".shard-*")):
+    for stale in out.rglob(f"{PARTIAL}*"):
         stale.unlink()
 
 

@@ -17,7 +17,7 @@ from shards.errors import InputError
 from shards.images import BadImage, Size, checked, image_size
 from shards.manifest import DepthRange
 from shards.record import LeftOut, Record, Sample, write_shard
-from shards.schema import BY_NAME, COMPONENTS, shard_name
+from shards.schema import BY_NAME, COMPONENTS, LONGEST_KEY, shard_name
 from shards.sources import Entry, Matcher, list_files, read
 from shards.splits import unit_interval
 from shards.work import Work
@@ -72,7 +72,7 @@ def conversion(sources: Iterable[Path], config: ConvertConfig) -> Work:
     if not samples:
         raise InputError(f"no complete sample among {listing.files} files: {listing.describe()}. See `convert --help`.")
     formats = {name: _most_common(s.images[name].format or "" for s in samples) for name in config.globs}
-    size = _most_common(image_size(read(s.images["fg_bg"])) for s in samples[:: max(1, len(samples) // 100)])
+    size = _most_common(_size(s.images["fg_bg"]) for s in samples[:: max(1, len(samples) // 100)])
     if size is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     step = config.build.samples_per_shard
@@ -122,7 +122,11 @@ class _Listing:
             for name in found.keys() - images.keys():
                 some = next(iter(images.values())).path
                 self.left_out.append(LeftOut("missing", key, name, some, f"there is no {name} for it"))
-            if len(images) == len(found):
+            if not _storable(key):
+                some = next(iter(images.values())).path
+                detail = f"a tar cannot hold this name: {LONGEST_KEY} bytes of printable UTF-8 at most"
+                self.left_out.append(LeftOut("bad-name", key, "", some, detail))
+            elif len(images) == len(found):
                 yield Source(key, {name: images[name] for name in self._found})
 
     def _background_of(self, key: str) -> Entry | None:
@@ -137,6 +141,10 @@ class _Listing:
 
     def describe(self) -> str:
         return ", ".join(f"{len(found)} {name}" for name, found in self._found.items())
+
+
+def _storable(key: str) -> bool:
+    return key.isprintable() and len(key.encode()) <= LONGEST_KEY
 
 
 class _Image(NamedTuple):
@@ -185,6 +193,13 @@ def _image(entry: Entry, name: str, extension: str, size: Size) -> _Image | BadI
         return bad
     except OSError as error:
         return BadImage("unreadable", str(error))
+
+
+def _size(entry: Entry) -> Size | None:
+    try:
+        return image_size(read(entry))
+    except OSError:
+        return None
 
 
 _shared_image = lru_cache(maxsize=1024)(_image)

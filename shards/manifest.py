@@ -13,6 +13,7 @@ every sample, so that opening a data set costs milliseconds whatever its size:
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,10 @@ class DepthRange:
     black: float = 0.0
     white: float = 1.0
     unit: str = "relative"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.black < self.white:
+            raise InputError(f"depth from {self.black} (black) to {self.white} (white): 0 <= black < white is needed.")
 
     @classmethod
     def metres(cls, black: float, white: float) -> "DepthRange":
@@ -118,6 +123,23 @@ class Manifest:
         raw["image_size"] = tuple(raw["image_size"])
         return cls(**raw)
 
+    @classmethod
+    def read(cls, root: Path) -> "Manifest":
+        """The manifest of the data set in `root`. Raises InputError if there is none, or one of another version."""
+        path = root / "manifest.json"
+        try:
+            manifest = cls.from_json(path.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{root}: no data set here (no manifest.json). Make one with `python -m shards compose` or `convert`; "
+                "for tars made elsewhere, `python -m shards index`."
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a manifest that this version reads ({error}). Convert again.") from error
+        if manifest.format != FORMAT:
+            raise InputError(f"{path}: format {manifest.format!r}, but this version reads {FORMAT!r}. Convert again.")
+        return manifest
+
 
 class Locations(NamedTuple):
     """Where some images lie: number of the file in `Dataset.files`, offset and size in bytes; int64 (N,) each."""
@@ -141,19 +163,7 @@ class Dataset:
     @classmethod
     def open(cls, root: Path) -> "Dataset":
         """Raises InputError if `root` holds no data set, one of another version, or one with files missing."""
-        path = Path(root) / "manifest.json"
-        try:
-            manifest = Manifest.from_json(path.read_text())
-        except FileNotFoundError:
-            raise InputError(
-                f"{root}: no data set here (no manifest.json). Make one with `python -m shards compose` or `convert`; "
-                "for tars made elsewhere, `python -m shards index`."
-            ) from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a manifest that this version reads ({error}). Convert again.") from error
-        if manifest.format != FORMAT:
-            raise InputError(f"{path}: format {manifest.format!r}, but this version reads {FORMAT!r}. Convert again.")
-        return cls(Path(root), manifest)
+        return cls(Path(root), Manifest.read(Path(root)))
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -194,7 +204,7 @@ class Dataset:
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r")
             return array
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a header's Python
             raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or convert again.") from error
 
 

@@ -7,6 +7,7 @@ __all__ = [
     "BY_NAME",
     "COMPONENTS",
     "KEY",
+    "LONGEST_KEY",
     "SHARED_TAR",
     "Component",
     "Identity",
@@ -47,6 +48,8 @@ BY_NAME = {component.name: component for component in COMPONENTS}
 # Both webdataset and DALI take everything after the first dot of a member's name as the component, and the text index
 # of DALI separates its fields by spaces, so a key may hold neither.
 KEY = re.compile(r"[^\s./\\]+")
+LONGEST_KEY = 90
+"""bytes in UTF-8: with `.fg_bg.jpg` that makes the 100 that USTAR has for a name"""
 
 SHARED_TAR = "shared.tar"
 WORK = ".work"

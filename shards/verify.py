@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shards.images import BadImage, checked
-from shards.manifest import Dataset, Locations, Shard
+from shards.manifest import Dataset, Locations, Manifest, Shard
 from shards.parallel import run_parallel
 from shards.schema import BY_NAME, SHARED_TAR
 from shards.sources import IMAGES
@@ -29,17 +29,17 @@ def verify(root: Path, workers: int) -> list[Problem]:
 
     Raises InputError if there is no data set to check.
     """
-    dataset = Dataset.open(root)
+    manifest = Manifest.read(root)
     problems = [
         Problem(f"index/{name}", "its digest is not the one in the manifest")
-        for name, digest in dataset.manifest.index.items()
+        for name, digest in manifest.index.items()
         if not (root / "index" / name).exists() or _sha256(root / "index" / name) != digest
     ]
     if problems:
         return problems
-    units = [_Check(number, shard.samples) for number, shard in enumerate(dataset.manifest.shards)]
-    found = run_parallel(partial(_check_shard, root), units, workers, total=dataset.manifest.samples)
-    return [problem for shard in found for problem in shard] + _check_shared(dataset)
+    units = [_Check(number, shard.samples) for number, shard in enumerate(manifest.shards)]
+    found = run_parallel(partial(_check_shard, root), units, workers, total=manifest.samples)
+    return [problem for shard in found for problem in shard] + _check_shared(Dataset(root, manifest))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""A run's checkpoint: the weights, what rebuilds the network they belong to, and where training stood."""
+
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from model.seed import SeedNet
+from model.unet import DualUNet, UNetConfig
+from pipeline.loader import Loader
+from shards.atomic import replacing
+from shards.errors import InputError
+from shards.manifest import Dataset
+
+__all__ = ["Architecture", "Training", "load", "load_model", "make_model"]
+
+Architecture = Literal["unet", "seed"]
+
+
+def make_model(architecture: Architecture, unet: UNetConfig, dataset: Dataset | None = None) -> nn.Module:
+    """A network with fresh weights, which normalises by the statistics of `dataset` if there is one."""
+    statistics = dataset.manifest.statistics["fg_bg"] if dataset else None
+    known = {"mean": statistics.mean, "std": statistics.std} if statistics else {}
+    return DualUNet(unet, **known) if architecture == "unet" else SeedNet(**known)
+
+
+@dataclass
+class Training:
+    """Everything that training changes: a checkpoint of it goes on as if nothing had happened."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loader: Loader
+    step: int = 0
+    """optimiser steps done"""
+    best: float = -math.inf
+    """best validation score"""
+
+    def save(self, path: Path, config: dict[str, Any]) -> None:
+        """Writes a checkpoint, whole or not at all: tensors, numbers, text, lists and dicts, nothing else."""
+        state = {name: getattr(self, name).state_dict() for name in _PARTS}
+        with replacing(path) as temporary:
+            torch.save({**state, "step": self.step, "best": self.best, "config": config}, temporary)
+
+    def restore(self, path: Path, device: torch.device) -> None:
+        """Goes back to a checkpoint. Raises InputError if it is none, or is of other data or another network."""
+        state = load(path, device)
+        try:
+            for name in _PARTS:
+                getattr(self, name).load_state_dict(state[name])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise (
+                error if isinstance(error, InputError) else InputError(f"{path}: of another network ({error}).")
+            ) from error
+        self.step, self.best = state["step"], state["best"]
+
+
+_PARTS = ("model", "optimizer", "scaler", "loader")
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint that `save` wrote. Raises InputError if it is none."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint. A run keeps them as checkpoints/best.pt and last.pt.") from None
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a checkpoint of this project ({type(error).__name__}: {error}).") from error
+    if not isinstance(state, dict) or "model" not in state or "config" not in state:
+        raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
+    return state
+
+
+def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a checkpoint, ready to predict on `device`, and the configuration it was trained with."""
+    state = load(path, device)
+    config = state["config"]
+    model = make_model(config["architecture"], UNetConfig(**config["unet"]))
+    model.load_state_dict(state["model"])
+    return model.to(device).to(memory_format=torch.channels_last).eval(), config  # type: ignore[call-overload]

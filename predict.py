@@ -1,0 +1,130 @@
+"""Predicts the figure's mask and the scene's depth for pairs of images.
+
+    python predict.py runs/NAME/checkpoints/best.pt FG_BG BG --out DIR
+
+FG_BG and BG are an image each; or FG_BG is a folder, and BG a folder with images of the same names or one image for
+all. Images may be of any size. For each pair NAME.mask.png (8 bits) and NAME.depth.png (16 bits) of its size are
+written; depth is in millimetres where the network was trained on metres, else 0..65535 over the range of its depth.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+import checkpoint
+from pipeline.decode import resized
+from shards.atomic import replacing
+from shards.errors import InputError, told_plainly
+from shards.manifest import DepthRange
+from shards.sources import IMAGES
+
+__all__ = ["predict"]
+
+
+def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Coverage and depth, float32 (H, W) in [0, 1], of a pair of images, uint8 (H, W, 3).
+
+    The network sees them at `size` x `size` pixels, what it was trained at (0: as they are); what it says is scaled
+    back to their size.
+    """
+    device = next(model.parameters()).device
+    pair = [resized(image[None], size or None).to(device) for image in (fg_bg, bg)]
+    with torch.inference_mode():
+        prediction = model(*pair)
+        maps = torch.cat([prediction.coverage, prediction.depth], 1)
+        whole = interpolate(maps, fg_bg.shape[:2], mode="bilinear", antialias=True).clamp(0, 1)
+    mask, depth = whole[0].cpu()
+    return mask, depth
+
+
+def pairs(fg_bg: Path, bg: Path) -> list[tuple[Path, Path]]:
+    """Which image belongs to which background. Raises InputError if one of them is not there."""
+    if not fg_bg.is_dir():
+        return [(fg_bg, bg)]
+    images = sorted(path for path in fg_bg.iterdir() if path.suffix.lower() in IMAGES)
+    if not images:
+        raise InputError(f"{fg_bg}: no .jpg or .png in it.")
+    if not bg.is_dir():
+        return [(image, bg) for image in images]
+    backgrounds = {path.stem: path for path in bg.iterdir() if path.suffix.lower() in IMAGES}
+    lonely = [image.name for image in images if image.stem not in backgrounds]
+    if lonely:
+        raise InputError(f"{bg}: no background for {len(lonely)} of {len(images)} images, such as {lonely[0]}.")
+    return [(image, backgrounds[image.stem]) for image in images]
+
+
+def load_image(path: Path) -> Tensor:
+    """An image as uint8 (H, W, 3), turned as its camera says. Raises InputError if it is none."""
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not an image that can be read ({error}).") from error
+    return torch.from_numpy(np.array(upright))
+
+
+def load_pair(fg_bg: Path, bg: Path) -> tuple[Tensor, Tensor]:
+    """Both images. Raises InputError if they are not of the same size."""
+    one, other = load_image(fg_bg), load_image(bg)
+    if one.shape != other.shape:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (one, other)]
+        raise InputError(
+            f"{fg_bg} has {sizes[0]} pixels and its background {bg} {sizes[1]}; they must show the same view."
+        )
+    return one, other
+
+
+def depth_pixels(depth: Tensor, depth_range: DepthRange) -> NDArray[np.uint16]:
+    """Depth in [0, 1] as 16-bit pixels: millimetres where the range is in metres, else 0..65535 over the range."""
+    distance = depth_range.black + depth.double() * (depth_range.white - depth_range.black)
+    pixels = distance * 1000 if depth_range.unit == "m" else depth.double() * 65535
+    return pixels.round().clamp(0, 65535).numpy().astype(np.uint16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predicts mask and depth for pairs of images."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    fg_bg: tyro.conf.Positional[Path]
+    """image with the figure, or a folder of such"""
+    bg: tyro.conf.Positional[Path]
+    """the same view without the figure, or a folder of such"""
+    out: Path
+    """folder to write"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+
+
+def main(config: PredictConfig) -> None:
+    todo = pairs(config.fg_bg, config.bg)
+    cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
+    model, trained = checkpoint.load_model(config.checkpoint, torch.device("cuda" if cuda else "cpu"))
+    config.out.mkdir(parents=True, exist_ok=True)
+    for fg_bg, bg in track(todo, "pairs"):
+        mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
+        _save(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(np.uint8(mask.mul(255).round().numpy())))
+        _save(
+            config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth_pixels(depth, DepthRange(**trained["depth"])))
+        )
+    print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    with replacing(path) as temporary:
+        image.save(temporary)
+
+
+if __name__ == "__main__":
+    with told_plainly():
+        main(tyro.cli(PredictConfig, description=__doc__))
