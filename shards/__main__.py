@@ -17,7 +17,7 @@ from shards.manifest import Dataset
 from shards.show import contact_sheet, describe
 from shards.verify import verify
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 app = tyro.extras.SubcommandApp()
 
 

@@ -67,7 +67,7 @@ class Record:
         arrays: dict[str, dict[str, Any]] = {what: {} for what in _ARRAYS}
         with np.load(path) as file:
             about = json.loads(str(file["about"]))
-            for name in set(file.files) - {"about"}:
+            for name in (name for name in file.files if name != "about"):
                 what, component = name.split("/")
                 arrays[what][component] = file[name]
         left_out = [LeftOut(*one) for one in about["left_out"]]
