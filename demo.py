@@ -101,7 +101,7 @@ def main() -> None:
     run(
         f"{python} train.py --resume {RUN}"
         if last.exists()
-        else f"{python} train.py --data {SHARDS} --run {RUN} --epochs {EPOCHS} --log-every 10"
+        else f"{python} train.py --data {SHARDS} --out {RUN} --epochs {EPOCHS} --log-every 10"
     )
     best = RUN / "checkpoints" / "best.pt"
     run(f"{python} evaluate.py {best} --split val")

@@ -1,6 +1,6 @@
 """Trains a mask and depth network on a data set of shards.
 
-    python train.py --data DATA --run runs/NAME                    one process
+    python train.py --data DATA --out runs/NAME                    one process
     torchrun --nproc-per-node 4 train.py --data DATA ...           one process a GPU
     python train.py --resume runs/NAME                             go on, to the bit, where the last checkpoint stands
 
@@ -45,7 +45,7 @@ class TrainConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     architecture: checkpoint.Architecture = "unet"
     """unet, or seed: the network of 2020"""
-    run: Path = Path("runs/latest")
+    out: Path = Path("runs/latest")
     """folder of the run"""
     epochs: int = 5
     learning_rate: float = 2e-3
@@ -57,7 +57,7 @@ class TrainConfig:
     """largest norm of the gradient"""
     mask_loss: str = "bce+dice"
     """sum of bce, dice, l1, smooth_l1, ssim, each with a weight if wanted: 0.5*bce+dice"""
-    depth_loss: str = "2*l1+0.5*ssim"
+    depth_loss: str = "l1+ssim"
     """sum of l1, smooth_l1, ssim, likewise; it is added to the mask's loss"""
     precision: Precision = "auto"
     """auto is bf16 where the device computes in it, else fp16 on CUDA and fp32 on a CPU"""
@@ -88,7 +88,7 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TrainConfig":
         loader = LoaderConfig(**{**plain["loader"], "data": Path(plain["loader"]["data"])})
-        rest = {**plain, "loader": loader, "unet": UNetConfig(**plain["unet"]), "run": Path(plain["run"])}
+        rest = {**plain, "loader": loader, "unet": UNetConfig(**plain["unet"]), "out": Path(plain["out"])}
         return cls(**rest)
 
 
@@ -167,9 +167,16 @@ def start(config: TrainConfig, ranks: Ranks) -> checkpoint.Training:
     loader = Loader(config.loader, rank=ranks.rank, world=ranks.world, device=ranks.device)
     model = checkpoint.make_model(config.architecture, config.unet, loader.dataset)
     model = model.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay))
     fp16 = computed_in(config.precision, ranks.device) == torch.float16
     return checkpoint.Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay is for the kernels; it has no business with biases and the scales of batch norm."""
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 Criterion = Callable[[Prediction, Batch], Tensor]
@@ -207,7 +214,7 @@ def optimise(
 def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
     """Trains to the end of the last epoch. With `resume` it goes on from the run's last checkpoint."""
     training = start(config, ranks)
-    last, best = (config.run / "checkpoints" / f"{name}.pt" for name in ("last", "best"))
+    last, best = (config.out / "checkpoints" / f"{name}.pt" for name in ("last", "best"))
     if resume:
         training.restore(last, ranks.device)
     saved = config.to_dict() | {"depth": asdict(training.loader.dataset.manifest.depth)}
@@ -216,14 +223,15 @@ def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
     dtype, losses_of = computed_in(config.precision, ranks.device), criterion(config)
     network = training.model if ranks.world == 1 else DistributedDataParallel(training.model)
     steps, totals = config.epochs * len(training.loader), torch.zeros(2, device=ranks.device)
-    report = Report(config.run, saved, training.step, wandb=config.wandb == "auto") if ranks.first else None
+    report = Report(config.out, saved, training.step, wandb=config.wandb == "auto") if ranks.first else None
     with training.loader as loader, held_out:
         while training.step < steps:
             network.train()
             pace, whole = Pace(loader), Pace(loader)
             for batch in report.progress(loader, training.step % len(loader)) if report else loader:
                 learning_rate = rate(config, training.step, steps)
-                training.optimizer.param_groups[0]["lr"] = learning_rate
+                for group in training.optimizer.param_groups:
+                    group["lr"] = learning_rate
                 totals += optimise(training, network, batch, losses_of, dtype, config.clip)
                 if report and training.step % config.log_every == 0:
                     report.step(training.step, totals / config.log_every, learning_rate, pace.measure())
@@ -234,7 +242,8 @@ def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
             metrics, picture = evaluate(training.model, held_out, dtype)
             if report:
                 score = metrics["mask_iou"] - metrics["depth_rmse"]
-                improved, training.best = score > training.best, max(score, training.best)
+                improved = not score <= training.best  # so that one that is no number counts, and there is a best.pt
+                training.best = score if improved else training.best
                 for path in (last, best) if improved else (last,):
                     training.save(path, saved)
                 report.epoch(training.step, loader.epoch, metrics, picture, pace_of_epoch)
@@ -255,9 +264,9 @@ def parsed() -> tuple[TrainConfig, bool]:
 def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
-        return replace(TrainConfig.from_dict(json.loads(path.read_text())), run=run)
+        return replace(TrainConfig.from_dict(json.loads(path.read_text())), out=run)
     except FileNotFoundError:
-        raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --run named.") from None
+        raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a run's configuration that this version reads ({error}).") from error
 
@@ -272,10 +281,10 @@ def main() -> None:
 
 def _open_run(config: TrainConfig, resume: bool) -> None:
     """Makes the run's folder. Raises InputError if there is a run in it that is not to be resumed."""
-    if not resume and (config.run / "checkpoints" / "last.pt").exists():
-        raise InputError(f"{config.run}: holds a run. Go on with --resume {config.run}, or choose another --run.")
-    (config.run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    write_bytes(config.run / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
+    if not resume and (config.out / "checkpoints" / "last.pt").exists():
+        raise InputError(f"{config.out}: holds a run. Go on with --resume {config.out}, or choose another --out.")
+    (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    write_bytes(config.out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class DaliDecoder:
         from nvidia.dali import Pipeline, fn, types
 
         device_id = None if device is None else device.index or 0
-        self._names = list(channels)
+        self._names, self._device = list(channels), device
         self._pipeline = Pipeline(batch_size=batch_size, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
         with self._pipeline:
             self._pipeline.set_outputs(
@@ -72,13 +72,21 @@ class DaliDecoder:
             decoded = self._pipeline.run(**encoded)
         except RuntimeError as error:
             raise ValueError(f"an image does not decode: {error}") from error
-        return {name: _as_tensor(images) for name, images in zip(self._names, decoded, strict=True)}
+        tensors = {name: _as_tensor(images) for name, images in zip(self._names, decoded, strict=True)}
+        return tensors if self._device is None else _copies(tensors, self._device)
 
 
 def _as_tensor(images: Any) -> Tensor:
     if not images.is_dense_tensor():
         raise ValueError("the images of a batch are not all of one size")
     return torch.utils.dlpack.from_dlpack(images.as_tensor())
+
+
+def _copies(images: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copies that are finished. DALI uses the GPU memory of its outputs again once they go, whoever still reads it."""
+    copies = {name: image.clone() for name, image in images.items()}
+    torch.cuda.current_stream(device).synchronize()
+    return copies
 
 
 def resized(images: Tensor, size: int | None) -> Tensor:
@@ -91,5 +99,5 @@ def resized(images: Tensor, size: int | None) -> Tensor:
         return images
     if images.is_cuda:
         scaled = torch.nn.functional.interpolate(images.half(), (size, size), mode="bilinear", antialias=True)
-        return scaled.round_().clamp_(0, 255).to(torch.uint8)
+        return scaled.round_().clamp_(0, 255).to(torch.uint8, memory_format=torch.channels_last)
     return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)

@@ -31,7 +31,7 @@ class LoaderConfig:
     split: str = "train"
     size: int = 64
     """height and width of the images in a batch, pixels; 0 leaves them as they are stored"""
-    batch_size: int = 64
+    batch_size: int = 32
     """samples in a global batch, all ranks together"""
     shuffle: bool = True
     seed: int = 0
@@ -141,6 +141,8 @@ class Loader:
         self.stats.batches += 1
         self.stats.samples += len(batch.row)
         self.stats.bad = len(self._maker.bad)
+        if self.device.type == "cuda":
+            _hand_over(batch)
         return batch
 
     def weight(self, batch: Batch) -> float:
@@ -192,6 +194,13 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _hand_over(batch: Batch) -> None:
+    """Keeps a batch's memory on CUDA from being used again before what the trainer has begun with it is done."""
+    for tensor in batch:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def _plan(config: LoaderConfig, samples: int, world: int) -> Plan:

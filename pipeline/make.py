@@ -4,7 +4,7 @@ import itertools
 import logging
 import queue
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -50,9 +50,9 @@ class BatchMaker:
         self.bad: set[int] = set()
         self._banks = {name: self._bank(name) for name in self._shared_within(bank_bytes)}
         channels = {name: c.channels for name, c in dataset.manifest.components.items() if name not in self._banks}
-        self._decoders: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
+        self._decoders: queue.SimpleQueue[tuple[Decoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(decoders):
-            self._decoders.put(make_decoder(decode, channels, plan.largest, device))
+            self._decoders.put((make_decoder(decode, channels, plan.largest, device), _stream(device)))
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
         """The batch of `rank` at `step`. Raises InputError if more than `max_bad` samples have failed to decode."""
@@ -145,8 +145,24 @@ class BatchMaker:
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
-        decoder = self._decoders.get()
+        """A decoder for one thread. What is made with it on CUDA is made on a stream of its own, and finished at the end.
+
+        On the stream that trains, a batch would wait for all steps begun before it, and they for it.
+        """
+        decoder, stream = self._decoders.get()
         try:
-            yield decoder
+            with torch.cuda.stream(stream) if stream else nullcontext():
+                yield decoder
+            if stream:
+                stream.synchronize()
         finally:
-            self._decoders.put(decoder)
+            self._decoders.put((decoder, stream))
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """A stream for one thread's work on CUDA, which begins when what was begun before, such as the banks, is done."""
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # stub lacks it
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
