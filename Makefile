@@ -34,6 +34,6 @@ check: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.loader
 
-# No virtual environment: the machine with the GPU may reach no package index, and have its own torch.
-gpu:
-	$(PYTHON) -m bench.gpu $(if $(DRY),--dry)
+# With a GPU: the virtual environment if there is one, else the machine's own Python, which may reach no package index.
+gpu: $(if $(DRY),$(VENV)/installed-dev)
+	$(if $(wildcard $(BIN)/python)$(DRY),$(BIN)/python,$(PYTHON)) -m bench.gpu $(if $(DRY),--dry)

@@ -11,18 +11,21 @@ __all__ = ["five_rows"]
 def five_rows(fg_bg: Tensor, mask: Tensor, depth: Tensor, prediction: Prediction, columns: int = 8) -> Tensor:
     """fg_bg, true mask, true depth, predicted mask, predicted depth, a sample a column: uint8 (5 H, columns W, 3).
 
-    fg_bg, mask, depth: uint8 (N, C, H, W). The prediction is of the same samples. On the host.
+    fg_bg, mask, depth: uint8 (N, C, H, W). The prediction is of the same samples. Both depths of a sample are made
+    brighter alike, so that its farthest true point is white: a room of 3 m in a range of 10 m would be too dark to see.
     """
-    predicted = (_bytes(prediction.coverage), _bytes(prediction.depth))
-    rows = [_row(images[:columns]) for images in (fg_bg, mask, depth, *predicted)]
-    return torch.cat(rows).cpu()
-
-
-def _bytes(values: Tensor) -> Tensor:
-    return (values.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    farthest = depth.amax((1, 2, 3), keepdim=True).clamp_min(1)
+    rows = (
+        fg_bg,
+        mask,
+        depth / farthest * 255,
+        prediction.coverage.detach() * 255,
+        prediction.depth.detach() * 255 * (255 / farthest),
+    )
+    return torch.cat([_row(row[:columns]) for row in rows]).cpu()
 
 
 def _row(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) to (H, N W, 3)."""
-    coloured = images.expand(-1, 3, -1, -1)
+    """(N, C, H, W) of 0..255 to uint8 (H, N W, 3)."""
+    coloured = images.float().round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
     return coloured.permute(2, 0, 3, 1).reshape(images.shape[2], -1, 3)

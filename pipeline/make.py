@@ -145,7 +145,7 @@ class BatchMaker:
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
-        """A decoder for one thread. What is made with it on CUDA is made on a stream of its own, and finished at the end.
+        """A decoder for one thread. On CUDA it has a stream of its own, and what was made is finished at the end.
 
         On the stream that trains, a batch would wait for all steps begun before it, and they for it.
         """

@@ -53,6 +53,8 @@ def compose_command(
     work = composition(config)
     if layout == "folders":
         compose_folders(work, out, config.build.workers)
+        for one in work.left_out:
+            console.print(f"left out: {one.source}: {one.kind}, {one.detail}")
         console.print(f"{out}: {sum(unit.size for unit in work.units):,} samples")
     else:
         describe(build(work, out, config.build), console)

@@ -107,13 +107,12 @@ def composition(config: ComposeConfig) -> Work:
 
 
 def _usable(what: str, folder: Path, left_out: list[LeftOut], load: Callable[[Path], object]) -> dict[int, Path]:
-    """The images of a folder that can be loaded, numbered from 1 in the order of their names."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
-    usable = {}
-    for number, path in enumerate(paths, start=1):
+    """The images of a folder that can be used, numbered from 1 in the order of their names."""
+    usable: dict[int, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES):
         try:
             load(path)
-            usable[number] = path
+            usable[len(usable) + 1] = path
         except BadImage as bad:
             left_out.append(LeftOut(bad.kind, "", what, str(path), bad.detail))
     if not usable:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.errors import InputError
+from shards.images import BadImage
 from shards.manifest import DepthRange
 
 __all__ = ["METRES", "depth_image", "figure_depth", "load_millimetres", "with_figure"]
@@ -19,15 +19,15 @@ METRES = DepthRange.metres(0.0, 10.0)
 
 
 def load_millimetres(path: Path) -> Image.Image:
-    """A depth map stored as a 16-bit PNG in millimetres. Raises InputError if it is anything else."""
+    """A depth map stored as a 16-bit PNG in millimetres. Raises BadImage if there is none or it is anything else."""
     try:
         with Image.open(path) as image:
             image.load()
             if image.mode not in ("I;16", "I;16B", "I"):
-                raise InputError(f"{path}: mode {image.mode}; a depth map is a 16-bit grey PNG in millimetres.")
+                raise BadImage("bad-depth", f"{path}: mode {image.mode}; it must be a 16-bit grey PNG in millimetres")
             return Image.fromarray(np.asarray(image).astype(np.int32))
     except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: not a readable depth map ({error}).") from error
+        raise BadImage("bad-depth", f"{path} cannot be read ({error})") from error
 
 
 def figure_depth(depth: NDArray[np.float32], alpha: NDArray[np.uint8]) -> float:

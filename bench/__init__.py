@@ -1,0 +1,1 @@
+"""What Sluice costs: rates of loader and training, on the machine at hand."""

@@ -1,0 +1,108 @@
+"""Tests and benchmarks on a CUDA GPU, in one command that needs no package index and no data.
+
+    python3 -m bench.gpu [--dry]          or: make gpu [DRY=1]
+
+--dry walks the same code on the CPU, with little of everything. Results go to $OUT/gpu.json where OUT is set, else to
+bench/results/ (of a dry run: to a temporary folder), after each section; a table comes last. The exit code is 0 if all
+went well, 1 if anything failed, 2 if a package is missing, 3 if there is no GPU.
+"""
+
+import argparse
+import ctypes
+import faulthandler
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# Nothing but the standard library is imported above main(): what is missing is to be said, not to be tripped over.
+
+NEEDED = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "torch": "torch",
+    "torchmetrics": "torchmetrics",
+    "nvidia.dali": "nvidia-dali-cuda120",
+    "rich.progress": "rich",
+    "tyro": "tyro",
+    "pytest": "pytest",
+}
+"""what is imported on the way, and the package that it comes in"""
+LIMIT = 500
+"""seconds after which something hangs: it is shown where, and what was measured by then stays"""
+
+
+def gpus() -> int:
+    """How many GPUs the CUDA driver of this machine has."""
+    count = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+
+
+def missing() -> list[str]:
+    """The packages that cannot be imported, each with the reason."""
+    lacking = []
+    for module, package in NEEDED.items():
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError) as error:
+            lacking.append(f"{package} ({error})")
+    return lacking
+
+
+def results_path(dry: bool) -> Path:
+    if "OUT" in os.environ:
+        return Path(os.environ["OUT"]) / "gpu.json"
+    if dry:
+        return Path(tempfile.mkdtemp(prefix="sluice-gpu-")) / "gpu.json"
+    return Path(__file__).parent / "results" / f"gpu-{time.strftime('%Y-%m-%d')}.json"
+
+
+def run(dry: bool) -> int:
+    """Runs all sections, writes and prints what came of them; returns the exit code."""
+    from bench.report import failures, tables
+    from bench.sections import sections
+
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
+    path, results = results_path(dry), dict[str, Any]()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sluice-gpu-data-") as work:
+        for name, section in sections(dry, Path(work)):
+            begin = time.perf_counter()
+            print(f"== {name}", flush=True)
+            results[name] = section()
+            results.setdefault("seconds", {})[name] = round(time.perf_counter() - begin, 1)
+            path.write_text(json.dumps(results, indent=1) + "\n")
+    faulthandler.cancel_dump_traceback_later()
+    failed = failures(results)
+    tables(results)
+    for failure in failed:
+        print(f"failed: {failure}")
+    print(f"{'dry run: ' if dry else ''}{len(failed)} failures; results: {path}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Tests and benchmarks on a CUDA GPU.")
+    parser.add_argument("--dry", action="store_true", help="walk the same code on the CPU, in a minute")
+    dry = parser.parse_args().dry
+    if dry:  # the machine is shared, and with one thread a process sums are made in one order
+        os.environ["OMP_NUM_THREADS"] = "1"
+    if not dry and not gpus():
+        print("No CUDA GPU here: nothing was run. `make gpu DRY=1` walks the same code on the CPU.", file=sys.stderr)
+        return 3
+    if lacking := missing():
+        print(f"Cannot run without {', '.join(lacking)}: put them on PYTHONPATH.", file=sys.stderr)
+        return 2
+    return run(dry)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

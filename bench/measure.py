@@ -1,0 +1,86 @@
+"""What the benchmarks share: drawn samples to read, and the rates of the loader and of training."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from pipeline.batch import Batch
+from pipeline.loader import Loader, LoaderConfig
+from shards.build import BuildConfig, build
+from shards.compose import ComposeConfig, composition
+from shards.draw import draw_data
+from shards.manifest import Dataset
+from train import Ranks, TrainConfig, computed_in, criterion, optimise, start
+
+__all__ = ["drawn_data", "loader_rate", "synchronize", "training_rate"]
+
+
+def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int = 160) -> Dataset:
+    """Draws figures and rooms into `root` and composes a data set of them there, images of `size` x `size` pixels."""
+    fg, bg, depth = (root / "drawn" / name for name in ("fg", "bg", "depth"))
+    draw_data(fg, bg, depth, figures=figures, rooms=rooms, size=size)
+    places = -(-samples // (figures * rooms))
+    own = BuildConfig(samples_per_shard=min(1000, samples // 4))
+    config = ComposeConfig(fg=fg, bg=bg, depth=depth, places=places, samples=samples, size=size, build=own)
+    return build(composition(config), root / "data", own)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for all that was begun on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> dict[str, float]:
+    """Samples a second that the loader hands over while nobody trains, and the seconds until its first batch."""
+    begin = time.perf_counter()
+    with Loader(config, device=device) as loader:
+        batches = endless(loader)
+        next(batches)
+        first = time.perf_counter() - begin
+        _handed_over(batches, seconds / 3)
+        return {"samples_per_second": _handed_over(batches, seconds), "first_batch_seconds": first}
+
+
+def _handed_over(batches: Iterator[Batch], seconds: float) -> float:
+    """Samples a second over the next `seconds`."""
+    begin, samples = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begin) < seconds:
+        samples += len(next(batches).row)
+    return samples / spent
+
+
+def training_rate(
+    config: TrainConfig, device: torch.device, seconds: float, *, resident: bool = False
+) -> dict[str, float]:
+    """Samples a second of training, and the share of the time in which it waited for data.
+
+    resident: the same batch again and again, which lies on the device: what training alone can do.
+    """
+    training = start(config, Ranks(0, 1, device))
+    losses_of, dtype = criterion(config), computed_in(config.precision, device)
+    with training.loader as loader:
+        batches = endless(loader)
+        batches = itertools.repeat(next(batches)) if resident else batches
+
+        def train_for(seconds: float) -> tuple[float, float, int]:
+            begin, waited, samples = time.perf_counter(), loader.stats.waited, 0
+            while time.perf_counter() - begin < seconds:
+                batch = next(batches)
+                optimise(training, training.model, batch, losses_of, dtype, config.clip)
+                samples += len(batch.row)
+            synchronize(device)
+            return time.perf_counter() - begin, loader.stats.waited - waited, samples
+
+        train_for(seconds / 2)
+        spent, waited, samples = train_for(seconds)
+    return {"samples_per_second": samples / spent, "waiting_share": waited / spent}
+
+
+def endless(loader: Loader) -> Iterator[Batch]:
+    """The batches of one epoch after the other."""
+    while True:
+        yield from loader

@@ -1,0 +1,51 @@
+"""What `make gpu` prints of its results, and which of them are failures."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["failures", "tables"]
+
+
+def failures(results: dict[str, Any]) -> list[str]:
+    """What did not go well, a line each: errors, tests that failed, and tests that did not run."""
+    found = []
+    for name, section in results.items():
+        for row in section if isinstance(section, list) else [section]:
+            if "error" in row or row.get("outcome", "passed") != "passed":
+                why = str(row.get("error", row.get("outcome"))).splitlines()[-1]
+                found.append(f"{name}, {_label(row) or 'all of it'}: {why}")
+    return found
+
+
+def _label(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {row[name]}" for name in ("test", "decode", "batch", "threads") if name in row)
+
+
+def tables(results: dict[str, Any]) -> None:
+    console = Console(width=120, highlight=False)
+    outcomes = Table("test", "outcome", "seconds", "measured")
+    for row in results["tests"]:
+        measured = "; ".join(f"{name} {_short(value)}" for name, value in row.get("measured", {}).items())
+        outcomes.add_row(escape(row["test"]), row.get("outcome", "failed"), _short(row.get("seconds", "")), measured)
+    rates = Table("what", "decode", "batch", "threads", "samples/s", "first batch, s", "waited for data")
+    for section in ("loader", "training_step", "training"):
+        for row in results[section]:
+            cells = [section, *(str(row.get(name, "")) for name in ("decode", "batch", "threads"))]
+            numbers = (row.get(name) for name in ("samples_per_second", "first_batch_seconds", "waiting_share"))
+            shown = (form.format(n) if n is not None else "" for form, n in zip(FORMS, numbers, strict=True))
+            rates.add_row(*cells, *shown, style="red" if "error" in row else None)
+    console.print({name: results[name] for name in ("machine", "data", "seconds")})
+    console.print(outcomes, rates)
+
+
+FORMS = ("{:,.0f}", "{:.2f}", "{:.1%}")
+
+
+def _short(value: Any) -> str:
+    """Numbers with three digits, whatever they lie in."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(one)}" for name, one in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

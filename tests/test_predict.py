@@ -1,0 +1,111 @@
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import checkpoint
+from evaluate import evaluate
+from model.unet import UNetConfig
+from pipeline.loader import Loader, LoaderConfig
+from predict import depth_pixels, load_pair, pairs, predict
+from shards.errors import InputError
+from shards.manifest import DepthRange
+from train import Ranks, TrainConfig, start
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+METRES = DepthRange.metres(0, 10)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's best checkpoint; of a network that has learned nothing, which is as good here."""
+    config = TrainConfig(
+        loader=LoaderConfig(data=dataset, size=32, batch_size=8, decode="portable"), unet=UNetConfig(width=4, levels=2)
+    )
+    training = start(config, Ranks(0, 1, CPU))
+    path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.pt"
+    path.parent.mkdir()
+    training.save(path, config.to_dict() | {"depth": asdict(METRES)})
+    training.loader.close()
+    return path
+
+
+@settings(max_examples=10)
+@given(height=st.integers(1, 70), width=st.integers(1, 70), size=st.sampled_from([0, 32]))
+def test_a_prediction_has_the_size_of_its_images(trained: Path, height: int, width: int, size: int) -> None:
+    model, _ = checkpoint.load_model(trained, CPU)
+    image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
+    mask, depth = predict(model, image, image, size)
+    assert mask.shape == depth.shape == (height, width)
+    assert 0 <= mask.min() <= mask.max() <= 1
+    assert 0 <= depth.min() <= depth.max() <= 1
+
+
+def test_the_command_writes_a_mask_and_a_depth_for_every_pair(trained: Path, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for stem, size in (("a", (90, 50)), ("b", (33, 120))):
+            Image.new("RGB", size, "gray").save(tmp_path / folder / f"{stem}.png")
+    out = tmp_path / "out"
+    subprocess.run(
+        [sys.executable, ROOT / "predict.py", trained, tmp_path / "one", tmp_path / "two", "--out", out], check=True
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["a.depth.png", "a.mask.png", "b.depth.png", "b.mask.png"]
+    with Image.open(out / "b.depth.png") as depth, Image.open(out / "b.mask.png") as mask:
+        assert depth.size == mask.size == (33, 120)
+        assert depth.mode.startswith("I")
+        assert np.asarray(depth).max() <= 10_000
+
+
+def test_depth_pixels_are_millimetres_where_the_range_is_in_metres() -> None:
+    half = torch.tensor([[0.0, 0.5, 1.0]])
+    assert depth_pixels(half, METRES).tolist() == [[0, 5000, 10000]]
+    assert depth_pixels(half, DepthRange()).tolist() == [[0, 32768, 65535]]
+
+
+def test_pairs_are_found_by_name_or_share_one_background(tmp_path: Path) -> None:
+    seen, empty = tmp_path / "seen", tmp_path / "empty"
+    for folder, names in ((seen, "ab"), (empty, "a")):
+        folder.mkdir()
+        for name in names:
+            Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+    assert pairs(seen, empty / "a.png") == [(seen / f"{name}.png", empty / "a.png") for name in "ab"]
+    with pytest.raises(InputError, match="no background for 1 of 2 images, such as b.png"):
+        pairs(seen, empty)
+
+
+def test_a_pair_of_two_sizes_or_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "small.png")
+    Image.new("RGB", (8, 4)).save(tmp_path / "wide.png")
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(InputError, match="must show the same view"):
+        load_pair(tmp_path / "small.png", tmp_path / "wide.png")
+    with pytest.raises(InputError, match="not an image"):
+        load_pair(tmp_path / "small.png", tmp_path / "text.png")
+
+
+def test_evaluation_covers_the_whole_split_whatever_the_batch_size(trained: Path, dataset: Path) -> None:
+    model, _ = checkpoint.load_model(trained, CPU)
+    found = []
+    for batch_size in (4, 15):
+        config = LoaderConfig(data=dataset, split="test", size=32, batch_size=batch_size, shuffle=False)
+        with Loader(config) as loader:
+            found.append(evaluate(model, loader, torch.float32)[0])
+    assert found[0].keys() == found[1].keys()
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_the_evaluation_command_leaves_numbers_and_a_picture_in_the_run(trained: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "evaluate.py", trained, "--split", "val"], check=True)
+    run = trained.parent.parent
+    with Image.open(run / "evaluation-val.png") as picture:
+        assert picture.size == (8 * 32, 5 * 32)
+    assert "mask_iou" in (run / "evaluation-val.json").read_text()
