@@ -9,7 +9,7 @@ def test_a_perfect_prediction_draws_the_same_rows_as_the_truth() -> None:
     mask, depth = (torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8) for _ in range(2))
     picture = five_rows(fg_bg, mask, depth, Prediction(mask / 255, depth / 255, mask_is_logits=False), columns=2)
     assert picture.shape == (5 * 8, 2 * 8, 3)
-    _, true_mask, true_depth, predicted_mask, predicted_depth = picture.split(8)
+    _, true_mask, true_depth, predicted_mask, predicted_depth = picture.view(5, 8, 16, 3)
     assert torch.equal(true_mask, predicted_mask)
     assert (true_depth.int() - predicted_depth.int()).abs().max() <= 1
 

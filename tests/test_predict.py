@@ -78,7 +78,7 @@ def test_pairs_are_found_by_name_or_share_one_background(tmp_path: Path) -> None
         for name in names:
             Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
     assert pairs(seen, empty / "a.png") == [(seen / f"{name}.png", empty / "a.png") for name in "ab"]
-    with pytest.raises(InputError, match="no background for 1 of 2 images, such as b.png"):
+    with pytest.raises(InputError, match=r"no background for 1 of 2 images, such as b\.png"):
         pairs(seen, empty)
 
 

@@ -46,7 +46,7 @@ def run(home: Path, *arguments: object, ranks: int = 1) -> subprocess.CompletedP
 
 
 def weights(path: Path) -> dict[str, Any]:
-    return {name: value for name, value in checkpoint.load(path, CPU)["model"].items()}
+    return dict(checkpoint.load(path, CPU)["model"])
 
 
 def interrupted(home: Path, *arguments: object) -> int:

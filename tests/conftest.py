@@ -1,0 +1,50 @@
+"""Drawn once for all tests: figures and rooms, their samples in the folders of 2020, and the data set made of these."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from small_data import SIZE, Drawn, compose_config, convert
+
+from shards.compose import compose_folders, composition
+from shards.draw import draw_data
+
+settings.register_profile("sluice", deadline=None, max_examples=50)
+settings.load_profile("sluice")
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    root = tmp_path_factory.mktemp("drawn")
+    drawn = Drawn(root / "fg", root / "bg", root / "depth")
+    draw_data(*drawn, figures=6, rooms=8, size=SIZE)
+    return drawn
+
+
+@pytest.fixture(scope="session")
+def folders(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 samples in OverlayedImages/, OverlayedMasks/, DepthImage/ (a folder for each of 4 rounds) and Background/."""
+    out = tmp_path_factory.mktemp("layout") / "folders"
+    compose_folders(composition(compose_config(drawn)), out, workers=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def dataset(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders converted: 6 shards of 25 samples, 8 backgrounds; train 120, val 15, test 15."""
+    out = tmp_path_factory.mktemp("converted") / "dataset"
+    convert([folders], out)
+    return out
+
+
+@pytest.fixture
+def damaged(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the data set, for a test to damage."""
+    return Path(shutil.copytree(dataset, tmp_path / "damaged"))
+
+
+@pytest.fixture
+def messy(folders: Path, tmp_path: Path) -> Path:
+    """A copy of the folders, for a test to put things into."""
+    return Path(shutil.copytree(folders, tmp_path / "messy"))

@@ -1,0 +1,68 @@
+"""Small data sets for the tests: how they are composed and converted, and what lies in them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shards.build import BuildConfig, build
+from shards.compose import ComposeConfig
+from shards.convert import ConvertConfig, conversion
+from shards.manifest import Dataset
+
+SIZE = 48
+SAMPLES = 150
+TREES = {"fg_bg": "OverlayedImages", "mask": "OverlayedMasks", "depth": "DepthImage", "bg": "Background"}
+
+
+class Drawn(NamedTuple):
+    """Folders of cut-outs, rooms, and the rooms' depth maps."""
+
+    fg: Path
+    bg: Path
+    depth: Path
+
+
+def build_config(**options: Any) -> BuildConfig:
+    return BuildConfig(**{"samples_per_shard": 25, "workers": 1} | options)
+
+
+def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
+    """Four rounds of each figure in each room, two of them mirrored, of which 150 samples are kept."""
+    own: dict[str, Any] = drawn._asdict() | {
+        "places": 2,
+        "mirror": True,
+        "samples": SAMPLES,
+        "size": SIZE,
+        "build": build_config(),
+    }
+    return ComposeConfig(**own | options)
+
+
+def convert(sources: Sequence[Path], out: Path, component: tuple[str, ...] = (), **options: Any) -> Dataset:
+    config = ConvertConfig(component=component, build=build_config(**options))
+    return build(conversion(sources, config), out, config.build)
+
+
+def images(dataset: Dataset) -> dict[str, dict[str, bytes]]:
+    """The bytes of every image that the index leads to, by key and component."""
+    tars = [path.read_bytes() if path.exists() else b"" for path in dataset.files]
+    found: dict[str, dict[str, bytes]] = {dataset.key(row): {} for row in range(len(dataset))}
+    for name in dataset.manifest.components:
+        places = dataset.locate(name, range(len(dataset)))  # type: ignore[arg-type]
+        for key, file, offset, size in zip(found, *places, strict=True):
+            found[key][name] = tars[file][offset : offset + size]
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in `folder`, hidden ones too, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def flip(path: Path, position: int) -> None:
+    """Changes one bit in the byte at `position`."""
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 1]))

@@ -1,0 +1,186 @@
+"""Composing: what is pasted is what alpha says, depth is the floor's under the feet, and a seed fixes every byte."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from small_data import SAMPLES, SIZE, Drawn, compose_config, images
+
+from shards.compose import Background, ComposeConfig, ComposeUnit, Pasted, composition, paste
+from shards.errors import InputError
+from shards.manifest import Dataset
+from shards.schema import identity
+
+NEAR, FAR = np.float32(1.0), np.float32(8.0)
+
+
+def values(image: Image.Image) -> NDArray[np.int64]:
+    return np.asarray(image).astype(np.int64)
+
+
+def room(colour: tuple[int, int, int]) -> Background:
+    """A floor that comes nearer row by row, from 8 m to 1 m."""
+    depth = np.repeat(np.linspace(FAR, NEAR, SIZE, dtype=np.float32)[:, None], SIZE, axis=1)
+    return Background(b"", Image.new("RGB", (SIZE, SIZE), colour), depth)
+
+
+def figure(colour: tuple[int, int, int], seed: int, height: int = 40, width: int = 20) -> Image.Image:
+    """One colour, its alpha anything from nothing at the left to all at the right."""
+    noise = np.random.default_rng(seed).integers(-10, 10, (height, width))
+    alpha = np.clip(np.linspace(0, 255, width)[None] + noise, 0, 255).astype(np.uint8)
+    image = Image.new("RGBA", (width, height), colour)
+    image.putalpha(Image.fromarray(alpha))
+    return image
+
+
+def pasted(seed: int, room_colour: tuple[int, int, int], colour: tuple[int, int, int], **options: float) -> Pasted:
+    config = ComposeConfig(fg=Path(), bg=Path(), depth=Path(), size=SIZE, **options)  # type: ignore[arg-type]
+    return paste(room(room_colour), figure(colour, seed), np.random.default_rng(seed), config)
+
+
+def written(work_unit: object, folder: Path) -> bytes:
+    assert isinstance(work_unit, ComposeUnit)
+    folder.mkdir(exist_ok=True)
+    return (folder / work_unit.run(folder).shard.name).read_bytes()
+
+
+@given(st.integers(0, 10**6))
+def test_the_mask_is_the_alpha_of_the_figure(seed: int) -> None:
+    """White on black shows the alpha itself."""
+    made = pasted(seed, (0, 0, 0), (255, 255, 255))
+    assert np.abs(values(made.fg_bg) - values(made.mask)[..., None]).max() <= 1
+
+
+@given(st.integers(0, 10**6))
+def test_figure_and_background_are_blended_by_alpha(seed: int) -> None:
+    made, back, front = pasted(seed, (40, 90, 200), (230, 10, 120)), (40, 90, 200), (230, 10, 120)
+    alpha = values(made.mask)[..., None] / 255
+    expected = alpha * np.array(front) + (1 - alpha) * np.array(back)
+    assert np.abs(values(made.fg_bg) - expected).max() <= 4  # at low alpha colours have few bits; measured: 3.2
+    assert (values(made.fg_bg)[values(made.mask) == 0] == back).all()
+
+
+@given(st.integers(0, 10**6))
+def test_a_figure_is_as_far_as_the_floor_under_its_feet(seed: int) -> None:
+    made, floor = pasted(seed, (0, 0, 0), (9, 9, 9)), room((0, 0, 0)).depth[:, 0]
+    visible = values(made.mask) >= 128
+    feet = np.flatnonzero(visible.any(axis=1))[-1]
+    metres = values(made.depth) / 255 * 10
+    assert np.abs(metres[visible] - floor[feet]).max() <= 0.02
+    assert np.abs(metres - floor[:, None])[~visible].max() <= 0.02
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.2, 0.5, 1.0]))
+def test_feet_stand_in_the_lowest_share_and_sizes_keep_to_the_scale(seed: int, floor: float) -> None:
+    made = pasted(seed, (0, 0, 0), (255, 255, 255), floor=floor)
+    left, top, right, bottom = made.mask.getbbox() or (0, 0, 0, 0)
+    assert bottom >= round(SIZE * (1 - floor))
+    assert 0.3 * SIZE - 1 <= max(right - left, bottom - top) <= 0.6 * SIZE + 1
+
+
+def test_mirrored_rounds_show_the_mirrored_figure(drawn: Drawn, tmp_path: Path) -> None:
+    cutouts = tmp_path / "fg"
+    cutouts.mkdir()
+    both = Image.new("RGBA", (30, 30), (255, 0, 0, 255))
+    both.paste((0, 0, 255, 255), (15, 0, 30, 30))
+    both.save(cutouts / "red left of blue.png")
+    (unit,) = composition(compose_config(drawn._replace(fg=cutouts), samples=12)).units
+    assert isinstance(unit, ComposeUnit)
+    for pasting in unit.pastings:
+        data = unit.sample(pasting).images
+        pixels, mask = (values(Image.open(io.BytesIO(data[name]))) for name in ("fg_bg", "mask"))
+        columns = np.flatnonzero(mask.max(axis=0) > 200)
+        left = pixels[np.flatnonzero(mask.max(axis=1) > 200)][:, columns[: len(columns) // 3]].mean(axis=(0, 1))
+        assert (left[0] > left[2]) == (pasting.round < 2)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn, tmp_path: Path) -> None:
+    tars = [
+        written(composition(compose_config(drawn, seed=seed)).units[0], tmp_path / str(i))
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert tars[0] == tars[1] != tars[2]
+    first, again, other = (composition(compose_config(drawn, seed=seed)).fingerprint for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_shards_at_once_hold_what_folders_converted_hold(drawn: Drawn, dataset: Path) -> None:
+    made = {
+        sample.key: sample.images
+        for unit in composition(compose_config(drawn)).units
+        if isinstance(unit, ComposeUnit)
+        for sample in map(unit.sample, unit.pastings)
+    }
+    assert len(made) == SAMPLES
+    assert images(Dataset.open(dataset)) == made
+
+
+def test_a_sample_does_not_depend_on_the_others(drawn: Drawn, tmp_path: Path) -> None:
+    few, all_ = (composition(compose_config(drawn, samples=samples)).units[0] for samples in (10, None))
+    assert isinstance(few, ComposeUnit)
+    assert isinstance(all_, ComposeUnit)
+    assert all_.pastings[:10] == few.pastings
+    assert few.sample(few.pastings[9]).images == all_.sample(few.pastings[9]).images
+
+
+def test_names_tell_background_figure_and_round(drawn: Drawn) -> None:
+    units = composition(compose_config(drawn, samples=None)).units
+    found = [identity(p.key) for unit in units if isinstance(unit, ComposeUnit) for p in unit.pastings]
+    told = {(one.bg, one.fg, one.round) for one in found if one}
+    assert told == {(str(b), str(f), str(r)) for b in range(1, 9) for f in range(1, 7) for r in range(4)}
+
+
+def test_away_from_the_figure_the_background_is_untouched_but_for_jpeg(dataset: Path) -> None:
+    """JPEG mixes 16 x 16 pixels, so only such blocks without a figure in them or beside them are compared."""
+    apart = []
+    for parts in images(Dataset.open(dataset)).values():
+        fg_bg, bg, mask = (values(Image.open(io.BytesIO(parts[name]))) for name in ("fg_bg", "bg", "mask"))
+        for y, x in ((y, x) for y in range(0, SIZE, 16) for x in range(0, SIZE, 16)):
+            if mask[max(0, y - 1) : y + 17, max(0, x - 1) : x + 17].max() <= 2:
+                apart.append(np.abs(fg_bg - bg)[y + 1 : y + 15, x + 1 : x + 15])
+    assert len(apart) > 500
+    assert np.max(apart) <= 12
+    assert np.mean(apart) <= 1
+
+
+def test_cutouts_that_cannot_be_used_are_reported(drawn: Drawn, tmp_path: Path) -> None:
+    figure((1, 2, 3), seed=0).save(tmp_path / "1 good.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "2 no alpha.png")
+    Image.new("RGBA", (9, 9)).save(tmp_path / "3 nothing to see.png")
+    (tmp_path / "4 text.png").write_text("no image")
+    work = composition(compose_config(drawn._replace(fg=tmp_path)))
+    assert [(one.kind, Path(one.source).name[0]) for one in work.left_out] == [
+        ("no-alpha", "2"),
+        ("empty-alpha", "3"),
+        ("not-an-image", "4"),
+    ]
+    assert work.sources["fg"] == ["1 good.png"]
+    (tmp_path / "1 good.png").unlink()
+    with pytest.raises(InputError, match=r"no usable image for fg\. 2 no alpha\.png: mode RGB"):
+        composition(compose_config(drawn._replace(fg=tmp_path)))
+
+
+def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: Path) -> None:
+    depth = Path(shutil.copytree(drawn.depth, tmp_path / "depth"))
+    (depth / "room0002.png").unlink()
+    Image.new("L", (SIZE, SIZE)).save(depth / "room0003.png")
+    Image.new("I;16", (9, 9)).save(depth / "room0004.png")
+    work = composition(compose_config(drawn._replace(depth=depth)))
+    assert [(one.kind, Path(one.source).name) for one in work.left_out] == [
+        ("bad-depth", "room0002.jpg"),
+        ("bad-depth", "room0003.jpg"),
+        ("wrong-size", "room0004.jpg"),
+    ]
+    assert len(work.sources["bg"]) == 5
+
+
+@pytest.mark.parametrize("option", [{"scale": (0.6, 0.3)}, {"scale": (0.0, 0.3)}, {"floor": 0.0}, {"places": 0}])
+def test_impossible_options_are_refused(drawn: Drawn, option: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(option))):
+        compose_config(drawn, **option)

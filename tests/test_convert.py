@@ -1,0 +1,203 @@
+"""Conversion: the same data set from folders and zips of every form, and nothing but an empty result stops it."""
+
+import csv
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_data import SAMPLES, TREES, contents, convert, flip, images
+
+from shards.convert import ConvertConfig, conversion
+from shards.errors import InputError
+from shards.manifest import Dataset
+from shards.verify import verify
+
+
+def last_parts(path: Path, count: int) -> str:
+    return "/".join(path.parts[-count:])
+
+
+def zips(folders: Path, out: Path, parts: int, volumes: int, method: int) -> list[Path]:
+    """Every tree as `volumes` zips, members named by the last `parts` of their path."""
+    out.mkdir()
+    for tree in TREES.values():
+        files = sorted((folders / tree).rglob("*.jpg"))
+        for volume in range(volumes):
+            with zipfile.ZipFile(out / f"{tree}{volume or ''}.zip", "w", method) as archive:
+                for path in files[volume::volumes]:
+                    archive.write(path, last_parts(path, min(parts, len(path.relative_to(folders).parts))))
+    return sorted(out.iterdir())
+
+
+def samples_of(folders: Path) -> list[str]:
+    return sorted(path.stem for path in (folders / TREES["fg_bg"]).rglob("*.jpg"))
+
+
+def image_of(folders: Path, name: str, key: str) -> Path:
+    return folders / TREES[name] / key.rpartition("_it")[2] / f"{key}.jpg"
+
+
+def left_out(out: Path) -> list[dict[str, str]]:
+    with (out / "left-out.tsv").open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def same(one: Path, other: Path) -> bool:
+    """Equal in all files but the manifest, and in that but for what tells the sources."""
+    first, second = (Dataset.open(root).manifest.to_json().rpartition('"made_from"')[0] for root in (one, other))
+    files = [{name: data for name, data in contents(root).items() if name != "manifest.json"} for root in (one, other)]
+    return files[0] == files[1] and first == second
+
+
+def test_a_data_set_holds_the_bytes_of_the_files(folders: Path, dataset: Path) -> None:
+    found = images(Dataset.open(dataset))
+    assert sorted(found) == samples_of(folders)
+    assert len(found) == SAMPLES
+    for key, parts in found.items():
+        background = folders / TREES["bg"] / f"Shelves_{key.split('_')[1][1:]}.jpg"
+        own = {name: image_of(folders, name, key).read_bytes() for name in ("fg_bg", "mask", "depth")}
+        assert parts == own | {"bg": background.read_bytes()}
+
+
+@pytest.mark.parametrize(
+    ("parts", "volumes", "method"),
+    [(3, 1, zipfile.ZIP_DEFLATED), (2, 1, zipfile.ZIP_STORED), (2, 3, zipfile.ZIP_STORED)],
+)
+def test_zips_give_the_bytes_that_folders_give(
+    folders: Path, dataset: Path, tmp_path: Path, parts: int, volumes: int, method: int
+) -> None:
+    convert(zips(folders, tmp_path / "zips", parts, volumes, method), tmp_path / "out")
+    assert same(tmp_path / "out", dataset)
+
+
+def test_a_folder_of_zips_and_other_workers_give_the_same(folders: Path, dataset: Path, tmp_path: Path) -> None:
+    zips(folders, tmp_path / "zips", 3, 2, zipfile.ZIP_DEFLATED)
+    convert([tmp_path / "zips"], tmp_path / "out", workers=3)
+    assert same(tmp_path / "out", dataset)
+
+
+def test_components_may_lie_anywhere(folders: Path, dataset: Path, tmp_path: Path) -> None:
+    other = {"fg_bg": "a/pasted", "mask": "a/alpha", "depth": "b", "bg": "b rooms"}
+    for name, folder in other.items():
+        shutil.copytree(folders / TREES[name], tmp_path / "in" / folder)
+    globs = tuple(f"{name}={folder}/**/*.jpg" for name, folder in other.items())
+    convert([tmp_path / "in"], tmp_path / "out", globs)
+    assert same(tmp_path / "out", dataset)
+
+
+def test_what_is_no_sample_is_listed_and_the_rest_converted(messy: Path, tmp_path: Path) -> None:
+    first, second, third, *others = samples_of(messy)
+    (messy / "Thumbs.db").write_bytes(b"x")
+    (messy / TREES["mask"] / "0" / ".DS_Store").write_bytes(b"x")
+    image_of(messy, "mask", first).unlink()
+    shutil.copy(image_of(messy, "depth", second), messy / TREES["depth"] / f"{second}.jpg")
+    for name in ("fg_bg", "mask", "depth"):
+        image_of(messy, name, third).rename(messy / TREES[name] / f"{'x' * 91}{third}.jpg")
+    dataset = convert([messy], tmp_path / "out")
+    assert sorted(images(dataset)) == [second, *others]
+    assert dataset.manifest.left_out == {"bad-name": 1, "duplicate": 1, "litter": 2, "missing": 1}
+    report = {(row["kind"], row["component"], row["key"]) for row in left_out(tmp_path / "out")}
+    assert {("missing", "mask", first), ("duplicate", "depth", second)} < report
+
+
+def test_names_with_dots_and_spaces_and_backgrounds_of_their_own(messy: Path, tmp_path: Path) -> None:
+    key = samples_of(messy)[0]
+    for name in ("fg_bg", "mask", "depth"):
+        image_of(messy, name, key).rename(messy / TREES[name] / "en kølig sofa, 2.5 m.jpg")
+    shutil.copy(messy / TREES["bg"] / "Shelves_3.jpg", messy / TREES["bg"] / "en kølig sofa, 2.5 m.jpg")
+    found = images(convert([messy], tmp_path / "out", samples_per_shard=150))
+    assert len(found) == SAMPLES
+    assert found["en_kølig_sofa,_2_5_m"]["bg"] == (messy / TREES["bg"] / "Shelves_3.jpg").read_bytes()
+    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+        assert not any(member.pax_headers for member in tar)
+
+
+def bomb(data: bytes) -> bytes:
+    """A JPEG whose header says 20,000 x 20,000 pixels."""
+    height = data.index(b"\xff\xc0") + 5
+    return data[:height] + (20_000).to_bytes(2) * 2 + data[height + 4 :]
+
+
+def saved(path: Path, mode: str, size: int) -> bytes:
+    Image.new(mode, (size, size)).save(path, "JPEG")
+    return path.read_bytes()
+
+
+BREAK: dict[str, Callable[[Path], bytes]] = {
+    "truncated": lambda path: path.read_bytes()[:-300],
+    "empty": lambda path: b"",
+    "not-an-image": lambda path: b"see the other folder",
+    "wrong-size": lambda path: saved(path, "RGB", 47),
+    "wrong-mode": lambda path: saved(path, "CMYK", 48),
+    "too-large": lambda path: bomb(path.read_bytes()),
+}
+
+
+def test_broken_images_are_told_by_kind_and_name(messy: Path, tmp_path: Path) -> None:
+    keys = samples_of(messy)
+    broken = {kind: (keys[7 * i], ("fg_bg", "mask", "depth")[i % 3]) for i, kind in enumerate(BREAK)}
+    for kind, (key, name) in broken.items():
+        path = image_of(messy, name, key)
+        path.write_bytes(BREAK[kind](path))
+    dataset = convert([messy], tmp_path / "out")
+    assert {row["kind"]: (row["key"], row["component"]) for row in left_out(tmp_path / "out")} == broken
+    assert all(Path(row["source"]).stem == row["key"] for row in left_out(tmp_path / "out"))
+    assert dataset.manifest.left_out == dict.fromkeys(sorted(BREAK), 1)
+    assert sorted(images(dataset)) == sorted(set(keys) - {key for key, _ in broken.values()})
+    assert not verify(tmp_path / "out", workers=1)
+
+
+def test_files_that_cannot_be_read_are_left_out_too(folders: Path, tmp_path: Path) -> None:
+    archive = next(path for path in zips(folders, tmp_path / "zips", 3, 1, zipfile.ZIP_STORED) if "Images" in path.name)
+    flip(archive, 1000)
+    dangling = shutil.copytree(folders / TREES["mask"], tmp_path / "zips" / TREES["mask"])
+    (tmp_path / "zips" / "OverlayedMasks.zip").unlink()
+    link = next(dangling.glob("*/*.jpg"))
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere.jpg")
+    dataset = convert([tmp_path / "zips"], tmp_path / "out")
+    assert dataset.manifest.left_out["unreadable"] == SAMPLES - len(dataset) > 0
+
+
+def test_names_that_are_no_text_are_left_out(messy: Path, tmp_path: Path) -> None:
+    key = samples_of(messy)[0]
+    for name in ("fg_bg", "mask", "depth"):
+        path = image_of(messy, name, key)
+        try:
+            path.rename(path.with_name("combined_s1_\udcff.jpg"))
+        except (OSError, UnicodeError):
+            pytest.skip("this file system takes no such name")
+    dataset = convert([messy], tmp_path / "out")
+    assert dataset.manifest.left_out == {"bad-name": 1}
+    assert "udcff" in (tmp_path / "out" / "left-out.tsv").read_text()
+
+
+def test_a_shard_without_a_single_good_image_is_no_obstacle(messy: Path, tmp_path: Path) -> None:
+    for key in samples_of(messy)[5:]:
+        image_of(messy, "mask", key).write_bytes(b"")
+    dataset = convert([messy], tmp_path / "out", samples_per_shard=10)
+    assert sorted(images(dataset)) == samples_of(messy)[:5]
+    assert not verify(tmp_path / "out", workers=1)
+
+
+def test_nothing_left_is_an_error_that_points_to_the_list(messy: Path, tmp_path: Path) -> None:
+    for key in samples_of(messy):
+        image_of(messy, "mask", key).write_bytes(b"")
+    with pytest.raises(InputError, match=r"no sample is left \(150 empty\); see .*left-out\.tsv"):
+        convert([messy], tmp_path / "out")
+    assert len(left_out(tmp_path / "out")) == SAMPLES
+
+
+def test_sources_without_a_complete_sample_are_refused(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no complete sample among 458 files: 150 fg_bg, 0 mask"):
+        conversion([folders], ConvertConfig(component=("mask=nowhere/*.jpg",)))
+
+
+@pytest.mark.parametrize("option", [{"component": ("shape=*",)}, {"background": "("}, {"background": "abc"}])
+def test_options_that_mean_nothing_are_refused(option: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=f"^{next(iter(option))}: "):
+        ConvertConfig(**option)  # type: ignore[arg-type]

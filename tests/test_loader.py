@@ -1,0 +1,232 @@
+"""The loader: the same batches from any decoder, bank, number of ranks and place to go on from."""
+
+import threading
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_data import SIZE
+
+from pipeline.batch import Batch
+from pipeline.loader import Loader, LoaderConfig
+from shards.errors import InputError
+from shards.manifest import Dataset
+
+TRAIN = 120
+DALI = pytest.param("cpu", marks=pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI"))
+DECODERS = ["portable", DALI]
+
+
+def loader(data: Path, rank: int = 0, world: int = 1, **options: Any) -> Loader:
+    small: dict[str, Any] = {"decode": "portable", "size": 32, "batch_size": 16, "threads": 2}
+    return Loader(LoaderConfig(data=data, **small | options), rank=rank, world=world)
+
+
+def epoch(data: Path, **options: Any) -> list[Batch]:
+    with loader(data, **options) as opened:
+        return list(opened)
+
+
+def images(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return batch.fg_bg, batch.bg, batch.mask, batch.depth
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(*pair) for batches in zip(one, other, strict=True) for pair in zip(*batches, strict=True)
+    )
+
+
+def joined(ranks: list[list[Batch]]) -> list[Batch]:
+    """The global batches: the ranks' parts of every step, one after the other."""
+    return [Batch(*map(torch.cat, zip(*parts, strict=True))) for parts in zip(*ranks, strict=True)]
+
+
+def rows(batches: list[Batch]) -> list[int]:
+    return [int(row) for batch in batches for row in batch.row]
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize(("size", "expected"), [(32, 32), (0, SIZE)])
+def test_a_batch_is_what_it_says(dataset: Path, decode: str, size: int, expected: int) -> None:
+    for batch in epoch(dataset, decode=decode, size=size):
+        count = len(batch.row)
+        assert [tuple(image.shape) for image in images(batch)] == [(count, c, expected, expected) for c in (3, 3, 1, 1)]
+        assert {image.dtype for image in images(batch)} == {torch.uint8}
+        assert all(image.is_contiguous(memory_format=torch.channels_last) for image in images(batch))
+        assert batch.row.dtype == torch.int64
+
+
+@pytest.mark.parametrize("decode", [DALI])
+@pytest.mark.parametrize("size", [0, 32, 64])
+def test_dali_and_pillow_agree(dataset: Path, decode: str, size: int) -> None:
+    """Measured: no difference at all, where both use libjpeg-turbo. 2 of 255 are allowed to other versions of it."""
+    for ours, theirs in zip(epoch(dataset, size=size), epoch(dataset, size=size, decode=decode), strict=True):
+        assert torch.equal(ours.row, theirs.row)
+        for one, other in zip(images(ours), images(theirs), strict=True):
+            assert (one.int() - other.int()).abs().max() <= 2
+
+
+def test_two_ranks_together_see_every_sample_once_and_the_batches_of_one(dataset: Path) -> None:
+    ranks = joined([epoch(dataset, rank=rank, world=2) for rank in (0, 1)])
+    assert same(ranks, epoch(dataset))
+    assert sorted(rows(ranks)) == sorted(Dataset.open(dataset).split("train"))
+
+
+def test_weights_make_the_mean_of_the_ranks_the_mean_of_the_samples(dataset: Path) -> None:
+    with loader(dataset, 0, 2, batch_size=17) as first, loader(dataset, 1, 2, batch_size=17) as second:
+        for parts in zip(first, second, strict=True):
+            weights = first.weight(parts[0]), second.weight(parts[1])
+            means = [part.row.double().mean() * weight for part, weight in zip(parts, weights, strict=True)]
+            assert sum(means) / 2 == pytest.approx(torch.cat([part.row for part in parts]).double().mean())
+
+
+def test_epochs_differ_in_order_and_seeds_too(dataset: Path) -> None:
+    with loader(dataset) as opened:
+        first, second = rows(list(opened)), rows(list(opened))
+    assert sorted(first) == sorted(second)
+    assert len({tuple(first), tuple(second), tuple(rows(epoch(dataset, seed=1)))}) == 3
+    assert rows(epoch(dataset)) == first
+    assert rows(epoch(dataset, shuffle=False)) == sorted(first)
+
+
+@pytest.mark.parametrize("options", [{"bank_mib": 0}, {"threads": 1}, {"threads": 3, "ahead": 1}], ids=str)
+def test_bank_and_threads_do_not_change_a_batch(dataset: Path, options: dict[str, int]) -> None:
+    assert same(epoch(dataset, **options), epoch(dataset))
+
+
+@pytest.mark.parametrize("done", [0, 3, 8])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_resumed_loader_yields_the_batches_that_were_left(dataset: Path, done: int, world: int) -> None:
+    with loader(dataset) as opened:
+        list(opened)
+        batches = iter(opened)
+        for _ in range(done):
+            next(batches)
+        state = opened.state_dict()
+        left = list(batches) or list(opened)
+    ranks = []
+    for rank in range(world):
+        with loader(dataset, rank, world) as resumed:
+            resumed.load_state_dict(state)
+            ranks.append(list(resumed))
+    assert same(joined(ranks), left)
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"batch_size": 8}, {"split": "val"}, {"shuffle": False}], ids=str)
+def test_the_place_in_another_run_is_refused(dataset: Path, options: dict[str, Any]) -> None:
+    with loader(dataset) as opened, loader(dataset, **options) as other:
+        with pytest.raises(InputError, match=rf"{next(iter(options))}=.*Go on with the same data"):
+            other.load_state_dict(opened.state_dict())
+        with pytest.raises(InputError, match=r"data=another"):
+            opened.load_state_dict(opened.state_dict() | {"data": "another"})
+
+
+def overwrite(data: Path, component: str, row: int) -> None:
+    """Puts zeros in the place of an image, so that it is none."""
+    opened = Dataset.open(data)
+    place = opened.locate(component, opened.split("train")[row : row + 1])
+    with opened.files[int(place.file[0])].open("r+b") as tar:
+        tar.seek(int(place.offset[0]))
+        tar.write(bytes(int(place.size[0])))
+
+
+def test_a_broken_image_costs_one_sample_and_always_the_same_stands_in(dataset: Path, damaged: Path) -> None:
+    overwrite(damaged, "depth", 7)
+    broken, whole = int(Dataset.open(damaged).split("train")[7]), rows(epoch(dataset))
+    runs = []
+    for options in ({"threads": 1}, {"threads": 3}, {"decode": "auto"}, {"bank_mib": 0}):
+        with loader(damaged, **options) as opened:
+            runs.append(list(opened))
+            assert (opened.stats.bad, opened.stats.samples) == (1, TRAIN)
+    assert all(same(run, runs[0]) for run in runs)
+    changed = [(old, new) for old, new in zip(whole, rows(runs[0]), strict=True) if old != new]
+    assert len(changed) == 1
+    assert changed[0][0] == broken
+
+
+def test_a_broken_shared_image_is_treated_alike_with_and_without_a_bank(damaged: Path) -> None:
+    overwrite(damaged, "bg", 0)
+    banked, unbanked = epoch(damaged), epoch(damaged, bank_mib=0)
+    assert same(banked, unbanked)
+    opened = Dataset.open(damaged)
+    train = opened.split("train")
+    number = opened.shared_number("bg", train[:1])
+    assert not set(rows(banked)) & set(train[opened.shared_number("bg", train) == number])
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+def test_too_many_broken_images_stop_the_run_and_are_named(damaged: Path, decode: str) -> None:
+    for row in (3, 4, 5):
+        overwrite(damaged, "mask", row)
+    opened = Dataset.open(damaged)
+    with pytest.raises(
+        InputError, match=r"samples do not decode \(max_bad is 2\): .*combined_s.* in shard-0"
+    ) as raised:
+        epoch(damaged, decode=decode, max_bad=2, threads=1)
+    assert all(opened.key(int(opened.split("train")[row])) in str(raised.value) for row in (3, 4, 5))
+
+
+@pytest.mark.parametrize("name", ["shard-000002.tar", "shared.tar"])
+@pytest.mark.parametrize("size", [None, 0, 512])
+def test_a_shard_missing_or_cut_short_is_found_at_the_start(damaged: Path, name: str, size: int | None) -> None:
+    if size is None:
+        (damaged / name).unlink()
+    else:
+        (damaged / name).write_bytes((damaged / name).read_bytes()[:size])
+    with pytest.raises(InputError, match=rf"{name}: {size or 0} bytes where the manifest says"):
+        loader(damaged)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"split": "tset"}, "no samples in split 'tset'"), ({"batch_size": 0}, "batch_size=0: at least 1"),
+     ({"world": 17}, "cannot be divided among 17 ranks"), ({"decode": "gpu"}, "decode=gpu needs")],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_told_at_once(dataset: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        loader(dataset, **options)
+
+
+@pytest.fixture
+def opened(dataset: Path) -> Iterator[Loader]:
+    with loader(dataset) as opened:
+        yield opened
+
+
+def test_an_iteration_left_early_does_not_spoil_the_next(opened: Loader, dataset: Path) -> None:
+    for _ in opened:
+        break
+    with loader(dataset) as other:
+        list(other)
+        assert same(list(opened), list(other))
+
+
+def test_an_iterator_that_was_overtaken_says_so(opened: Loader) -> None:
+    stale = iter(opened)
+    next(stale)
+    iter(opened)
+    with pytest.raises(RuntimeError, match="has begun another iteration"):
+        next(stale)
+
+
+def test_closing_ends_every_thread(dataset: Path) -> None:
+    before = set(threading.enumerate())
+    opened = loader(dataset, threads=3)
+    next(iter(opened))
+    assert set(threading.enumerate()) > before
+    opened.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_stats_count_what_was_handed_over(opened: Loader) -> None:
+    assert len(opened) == 8
+    batches = iter(opened)
+    next(batches)
+    assert (opened.stats.batches, opened.stats.samples, opened.stats.bad) == (1, 16, 0)
+    assert len(list(batches)) == 7
+    assert opened.stats.samples == TRAIN
+    assert opened.stats.waited > 0

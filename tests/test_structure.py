@@ -1,0 +1,60 @@
+"""The rooms of the house, and which of them may know which."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("shards", "pipeline", "model")
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are written in full"
+            names.add(node.module or "")
+    return names
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
+
+
+@pytest.mark.parametrize("path", modules("shards"), ids=lambda path: path.stem)
+def test_shards_know_neither_torch_nor_dali_nor_what_follows_them(path: Path) -> None:
+    assert not packages(path) & {"torch", "torchvision", "nvidia", "pipeline", "model", "train", "wandb"}
+
+
+@pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: path.stem)
+def test_the_pipeline_knows_of_shards_only_what_is_written_down(path: Path) -> None:
+    of_shards = {name for name in imported(path) if name.partition(".")[0] == "shards"}
+    assert of_shards <= {"shards.schema", "shards.manifest", "shards.errors"}
+    assert not packages(path) & {"model", "train", "wandb"}
+
+
+@pytest.mark.parametrize("path", modules("model"), ids=lambda path: path.stem)
+def test_the_model_knows_neither_shards_nor_pipeline(path: Path) -> None:
+    assert not packages(path) & {"shards", "pipeline", "train", "nvidia", "PIL", "wandb"}
+
+
+def test_no_module_is_a_grab_bag() -> None:
+    stems = {path.stem for package in PACKAGES for path in modules(package)} | {path.stem for path in ROOT.glob("*.py")}
+    assert not stems & {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_dependency_is_pinned_exactly(name: str) -> None:
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    pins = [line for line in lines if line and not line.startswith("-")]
+    assert pins
+    assert all(re.match(r"[\w.-]+(\[[\w,]+\])?==[\w.]+(\s*;.*)?$", pin) for pin in pins), pins
