@@ -54,9 +54,7 @@ class Training:
             for name in _PARTS:
                 getattr(self, name).load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise (
-                error if isinstance(error, InputError) else InputError(f"{path}: of another network ({error}).")
-            ) from error
+            raise InputError(f"{path}: of another network ({error}).") from error
         self.step, self.best = state["step"], state["best"]
 
 

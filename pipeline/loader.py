@@ -156,8 +156,9 @@ class Loader:
         return self._epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, in integers and names: the batches handed over count, those decoded ahead do not."""
-        return {"epoch": self._epoch, "step": self._step, **self._identity()}
+        """Where the loader is, in integers and names: samples handed over count, those decoded ahead do not."""
+        seen = self.plan.bounds(self._step - 1)[1] if self._step else 0
+        return {"epoch": self._epoch, "seen": seen, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next iteration goes on from there, on any number of ranks, with the same global batches.
@@ -170,7 +171,8 @@ class Loader:
                     f"the saved place is in {name}={state.get(name)}, but this loader has {name}={value}. "
                     "Go on with the same data, split, seed and batch size, or begin a new run."
                 )
-        self._epoch, self._step = divmod(state["epoch"] * len(self) + min(state["step"], len(self)), len(self))
+        step = len(self) if state["seen"] == self.plan.samples else state["seen"] // self.config.batch_size
+        self._epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
         self._resumed = True
 
     def _identity(self) -> dict[str, Any]:

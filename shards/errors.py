@@ -7,8 +7,11 @@ from contextlib import contextmanager
 __all__ = ["InputError", "told_plainly"]
 
 
-class InputError(ValueError):
-    """Something given to Sluice is not as it must be. The message says what, where, and what to do."""
+class InputError(Exception):
+    """Something given to Sluice is not as it must be. The message says what, where, and what to do.
+
+    No ValueError: the command line's library would put those into a box of its own.
+    """
 
 
 @contextmanager
