@@ -24,7 +24,7 @@ DEMO = Path("demo")
 DRAWN, FOLDERS, ZIPS, SHARDS, RUN = (DEMO / name for name in ("drawn", "folders", "zips", "shards", "run"))
 SAMPLES, EPOCHS = 4000, 4
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def run(command: str) -> None:
@@ -88,7 +88,7 @@ def main() -> None:
     run(f"{python} -m shards draw {DRAWN} --figures 40 --rooms 40")
     run(
         f"{python} -m shards compose --fg {DRAWN}/fg --bg {DRAWN}/bg --depth {DRAWN}/depth --places 2 --mirror "
-        f"--samples {SAMPLES} --layout folders --out {FOLDERS}"
+        f"--scale 0.5 0.9 --samples {SAMPLES} --layout folders --out {FOLDERS}"
     )
     zip_folders()
     run(f"{python} -m shards convert {FOLDERS} {SHARDS} --depth-metres 0 10")
