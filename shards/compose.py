@@ -108,6 +108,8 @@ def composition(config: ComposeConfig) -> Work:
 
 def _usable(what: str, folder: Path, left_out: list[LeftOut], load: Callable[[Path], object]) -> dict[int, Path]:
     """The images of a folder that can be used, numbered from 1 in the order of their names."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. --{what} names the folder that holds the images.")
     usable: dict[int, Path] = {}
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES):
         try:

@@ -184,3 +184,8 @@ def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: P
 def test_impossible_options_are_refused(drawn: Drawn, option: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(option))):
         compose_config(drawn, **option)
+
+
+def test_a_folder_that_is_not_there_is_named(drawn: Drawn, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        composition(compose_config(drawn._replace(fg=tmp_path / "nowhere")))
