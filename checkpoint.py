@@ -1,6 +1,7 @@
 """A run's checkpoint: the weights, what rebuilds the network they belong to, and where training stood."""
 
 import math
+import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,29 @@ from shards.atomic import replacing
 from shards.errors import InputError
 from shards.manifest import Dataset
 
-__all__ = ["Architecture", "Training", "load", "load_model", "make_model"]
+__all__ = ["Architecture", "Training", "chosen_device", "load", "load_model", "make_model"]
 
 Architecture = Literal["unet", "seed"]
 
 
-def make_model(architecture: Architecture, unet: UNetConfig, dataset: Dataset | None = None) -> nn.Module:
-    """A network with fresh weights, which normalises by the statistics of `dataset` if there is one."""
+def chosen_device(wanted: str) -> torch.device:
+    """What auto, cuda or cpu stands for; under torchrun the GPU of this process. Raises InputError if there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda, but PyTorch finds no CUDA device. Use --device cpu.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def make_model(
+    architecture: Architecture, unet: UNetConfig, device: torch.device, dataset: Dataset | None = None
+) -> nn.Module:
+    """A network with fresh weights on `device`, which normalises by the statistics of `dataset` if there is one."""
     statistics = dataset.manifest.statistics["fg_bg"] if dataset else None
     known = {"mean": statistics.mean, "std": statistics.std} if statistics else {}
-    return DualUNet(unet, **known) if architecture == "unet" else SeedNet(**known)
+    model = DualUNet(unet, **known) if architecture == "unet" else SeedNet(**known)
+    placed: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+    return placed
 
 
 @dataclass
@@ -78,6 +92,6 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, A
     """The network of a checkpoint, ready to predict on `device`, and the configuration it was trained with."""
     state = load(path, device)
     config = state["config"]
-    model = make_model(config["architecture"], UNetConfig(**config["unet"]))
+    model = make_model(config["architecture"], UNetConfig(**config["unet"]), device)
     model.load_state_dict(state["model"])
-    return model.to(device).to(memory_format=torch.channels_last).eval(), config  # type: ignore[call-overload]
+    return model.eval(), config

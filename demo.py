@@ -7,15 +7,15 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.loader import Loader, LoaderConfig
+from bench.measure import loader_rate
+from pipeline.loader import LoaderConfig
 from shards.atomic import replacing
 from shards.manifest import Dataset
 from shards.schema import COMPONENTS
@@ -54,26 +54,15 @@ def same_samples(one: Path, other: Path) -> bool:
     return shards[0] == shards[1]
 
 
-def loader_rate() -> float:
-    """Samples a second that the loader hands over while nobody trains, in the second half of an epoch."""
-    with Loader(LoaderConfig(data=SHARDS)) as loader:
-        batches: Iterator[object] = iter(loader)
-        for _ in range(len(loader) // 2):
-            next(batches)
-        begin, before = time.perf_counter(), loader.stats.samples
-        for _ in batches:
-            pass
-        return (loader.stats.samples - before) / (time.perf_counter() - begin)
-
-
 def summary() -> Table:
     metrics = json.loads((RUN / "evaluation-val.json").read_text())
     logged = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in logged if "train/loss" in line]
+    loader = loader_rate(LoaderConfig(data=SHARDS), torch.device("cpu"), seconds=2.0)
     table = Table("demo", "", title="what came of it")
     table.add_row("mask IoU (validation)", f"{metrics['mask_iou']:.3f}")
     table.add_row("depth RMSE (validation)", f"{metrics['depth_rmse']:.4f} of 10 m")
-    table.add_row("loader alone", f"{loader_rate():,.0f} samples/s")
+    table.add_row("loader alone", f"{loader['samples_per_second']:,.0f} samples/s")
     table.add_row("training", f"{_mean(training, 'train/samples_per_second'):,.0f} samples/s")
     table.add_row("training waited for data", f"{_mean(training, 'train/waiting_share'):.1%} of the time")
     return table

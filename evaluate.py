@@ -21,8 +21,9 @@ import checkpoint
 from model.metrics import Metrics
 from model.pictures import five_rows
 from pipeline.loader import Loader, LoaderConfig
-from shards.atomic import replacing, write_bytes
+from shards.atomic import write_bytes
 from shards.errors import told_plainly
+from shards.images import save
 
 __all__ = ["evaluate"]
 
@@ -76,8 +77,7 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
-    cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
-    device = torch.device("cuda" if cuda else "cpu")
+    device = checkpoint.chosen_device(config.device)
     model, trained = checkpoint.load_model(config.checkpoint, device)
     data = config.data or Path(trained["loader"]["data"])
     size = trained["loader"]["size"]
@@ -87,8 +87,7 @@ def main(config: EvaluateConfig) -> None:
         print_table(f"{config.checkpoint} on {data}, {config.split} ({loader.plan.samples:,} samples)", metrics)
     run = config.checkpoint.resolve().parent.parent
     write_bytes(run / f"evaluation-{config.split}.json", (json.dumps(metrics, indent=1) + "\n").encode())
-    with replacing(run / f"evaluation-{config.split}.png") as temporary:
-        Image.fromarray(picture.numpy()).save(temporary)
+    save(run / f"evaluation-{config.split}.png", Image.fromarray(picture.numpy()))
     print(f"picture: {run / f'evaluation-{config.split}.png'}")
 
 

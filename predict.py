@@ -22,8 +22,8 @@ from torch.nn.functional import interpolate
 
 import checkpoint
 from pipeline.decode import resized
-from shards.atomic import replacing
 from shards.errors import InputError, told_plainly
+from shards.images import save
 from shards.manifest import DepthRange
 from shards.sources import IMAGES
 
@@ -108,21 +108,15 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> None:
     todo = pairs(config.fg_bg, config.bg)
-    cuda = torch.cuda.is_available() if config.device == "auto" else config.device == "cuda"
-    model, trained = checkpoint.load_model(config.checkpoint, torch.device("cuda" if cuda else "cpu"))
+    model, trained = checkpoint.load_model(config.checkpoint, checkpoint.chosen_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     for fg_bg, bg in track(todo, "pairs"):
         mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
-        _save(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(np.uint8(mask.mul(255).round().numpy())))
-        _save(
+        save(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(np.uint8(mask.mul(255).round().numpy())))
+        save(
             config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth_pixels(depth, DepthRange(**trained["depth"])))
         )
     print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
-
-
-def _save(path: Path, image: Image.Image) -> None:
-    with replacing(path) as temporary:
-        image.save(temporary)
 
 
 if __name__ == "__main__":

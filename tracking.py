@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader
-from shards.atomic import replacing, write_bytes
+from shards.atomic import write_bytes
 from shards.errors import InputError
+from shards.images import save
 
 __all__ = ["Report", "Tracker"]
 
@@ -47,8 +48,7 @@ class Folder:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
     def picture(self, name: str, image: Tensor, step: int) -> None:
-        with replacing(self._pictures / f"{name}-{step:07d}.png") as temporary:
-            Image.fromarray(image.numpy()).save(temporary)
+        save(self._pictures / f"{name}-{step:07d}.png", Image.fromarray(image.numpy()))
 
     def finish(self, best: Path) -> None:
         pass

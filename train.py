@@ -108,16 +108,13 @@ class Ranks:
 @contextmanager
 def distributed(wanted: str) -> Iterator[Ranks]:
     """Joins the processes of torchrun and leaves them at the end. Raises InputError if there is no such device."""
-    cuda = torch.cuda.is_available() if wanted == "auto" else wanted == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise InputError("device=cuda, but PyTorch finds no CUDA device. Use --device cpu.")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
-    if cuda:
+    device = checkpoint.chosen_device(wanted)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
         yield Ranks(0, 1, device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
@@ -165,8 +162,7 @@ def start(config: TrainConfig, ranks: Ranks) -> checkpoint.Training:
     """A training before its first step. The same seed gives the same weights on every rank."""
     torch.manual_seed(config.loader.seed)
     loader = Loader(config.loader, rank=ranks.rank, world=ranks.world, device=ranks.device)
-    model = checkpoint.make_model(config.architecture, config.unet, loader.dataset)
-    model = model.to(ranks.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+    model = checkpoint.make_model(config.architecture, config.unet, ranks.device, loader.dataset)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay))
     fp16 = computed_in(config.precision, ranks.device) == torch.float16
     return checkpoint.Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)

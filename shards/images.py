@@ -1,15 +1,17 @@
 """Is this an image of the component it claims to be? Every byte is decoded before it is believed."""
 
 import io
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shards.atomic import replacing
 from shards.schema import Component
 
-__all__ = ["BadImage", "Size", "checked", "encoded", "histogram", "image_size"]
+__all__ = ["BadImage", "Size", "checked", "encoded", "histogram", "image_size", "save"]
 
 Size = tuple[int, int]
 """height and width in pixels"""
@@ -77,6 +79,12 @@ def image_size(data: bytes) -> Size | None:
 def histogram(image: Image.Image) -> NDArray[np.int64]:
     """How many pixels of each value 0..255 each channel has, int64 (channels, 256)."""
     return np.array(image.histogram(), dtype=np.int64).reshape(-1, 256)
+
+
+def save(path: Path, image: Image.Image) -> None:
+    """Writes an image in the format that its name says, whole or not at all."""
+    with replacing(path) as temporary:
+        image.save(temporary)
 
 
 def encoded(image: Image.Image, extension: str) -> bytes:

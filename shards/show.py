@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from shards.atomic import replacing
+from shards.images import save
 from shards.manifest import Dataset
 
 __all__ = ["contact_sheet", "describe"]
@@ -57,5 +57,4 @@ def contact_sheet(dataset: Dataset, path: Path, samples: int = 12) -> None:
                 tar.seek(offset)
                 image = Image.open(io.BytesIO(tar.read(size)))
                 sheet.paste(image, (column * (width + 2), line * (height + 2)))
-    with replacing(path) as temporary:
-        sheet.save(temporary)
+    save(path, sheet)

@@ -54,7 +54,7 @@ def test_verify_exits_with_1_and_the_list(damaged: Path) -> None:
         (["convert", "{tmp}"], "at least one SOURCE and, last, the folder OUT"),
         (["index", "{tmp}"], "no .tar in it"),
         ([*COMPOSE, "--fg", "{tmp}", "--bg", "{rooms}", "--depth", "{rooms}"], "no usable image for fg"),
-        ([*COMPOSE, "--fg", "{tmp}/x", "--bg", "x", "--depth", "x"], "No such file"),
+        ([*COMPOSE, "--fg", "{tmp}/x", "--bg", "x", "--depth", "x"], "x: no such folder. --fg names"),
     ],
 )
 def test_a_mistake_is_one_plain_line(arguments: list[str], said: str, drawn: Drawn, tmp_path: Path) -> None:
