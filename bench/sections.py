@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench.measure import drawn_data, loader_rate, training_rate
-from bench.scale import DRY, FULL, Scale
+from bench.gpu_scale import DRY, FULL, Scale
 from model.unet import UNetConfig
 from pipeline.decode import Decode
 from pipeline.loader import LoaderConfig
