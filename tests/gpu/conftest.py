@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.scale import DRY, FULL, Scale
+from bench.gpu_scale import DRY, FULL, Scale
 from pipeline.loader import LoaderConfig
 
 collect_ignore_glob = [] if "SLUICE_DATA" in os.environ else ["test_*.py"]

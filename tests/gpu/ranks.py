@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.scale import DRY, FULL
+from bench.gpu_scale import DRY, FULL
 from evaluate import evaluate
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from bench.scale import Scale
+from bench.gpu_scale import Scale
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.manifest import Dataset

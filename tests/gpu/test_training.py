@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.scale import Scale
+from bench.gpu_scale import Scale
 from checkpoint import Training
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
