@@ -4,7 +4,6 @@ import json
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from pipeline.batch import Batch
-from pipeline.loader import Loader
+from pipeline.loader import Loader, Stats
 from shards.atomic import write_bytes
 from shards.errors import InputError
 from shards.images import save
@@ -107,8 +106,9 @@ def _mode(wandb: Any) -> Any:
 class Report:
     """What a run says of itself: a progress bar and a line an epoch for who watches, all else for the trackers."""
 
-    def __init__(self, run: Path, config: dict[str, Any], step: int, *, wandb: bool) -> None:
-        """Of a run that begins, or goes on, at optimiser step `step`."""
+    def __init__(self, run: Path, config: dict[str, Any], step: int, world: int, *, wandb: bool) -> None:
+        """Of a run of `world` ranks that begins, or goes on, at optimiser step `step`."""
+        self._world = world
         self._trackers: list[Tracker] = [Folder(run, step), *([WeightsAndBiases(run, config)] if wandb else [])]
 
     def progress(self, loader: Loader, done: int) -> Iterator[Batch]:
@@ -121,30 +121,35 @@ class Report:
         )
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
             task = bar.add_task("steps", total=len(loader), completed=done, rate="")
-            begin, before = time.perf_counter(), loader.stats.samples
+            before = loader.stats
             for batch in loader:
                 yield batch
-                rate = (loader.stats.samples - before) * loader.plan.world / (time.perf_counter() - begin)
+                rate = loader.stats.since(before).samples_per_second * self._world
                 bar.update(task, advance=1, rate=f"{rate:,.0f} samples/s")
 
-    def step(self, step: int, losses: Tensor, learning_rate: float, pace: dict[str, float]) -> None:
-        """The mean `losses` of mask and depth (2,) of the last steps. Raises InputError if they are no numbers."""
+    def step(self, step: int, losses: Tensor, learning_rate: float, stats: Stats) -> None:
+        """The mean `losses` of mask and depth (2,) of the last steps, and the loader's `stats` over them.
+
+        Raises InputError if the losses are no numbers.
+        """
         mask, depth = losses.tolist()
         if not math.isfinite(mask + depth):
             raise InputError(
                 f"the loss at step {step} is {mask + depth}. Try a lower --learning-rate, or --precision fp32."
             )
-        numbers = {"loss": mask + depth, "mask_loss": mask, "depth_loss": depth, "learning_rate": learning_rate, **pace}
-        self._log(step, "train", numbers)
+        numbers = {"loss": mask + depth, "mask_loss": mask, "depth_loss": depth, "learning_rate": learning_rate}
+        rates = {"samples_per_second": stats.samples_per_second * self._world, "waiting_share": stats.waiting_share}
+        busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}
+        self._log(step, "train", numbers | rates | busy)
 
-    def epoch(self, step: int, number: int, metrics: dict[str, float], picture: Tensor, pace: dict[str, float]) -> None:
-        """The validation after an epoch, `number` from 0."""
+    def epoch(self, step: int, number: int, metrics: dict[str, float], picture: Tensor, stats: Stats) -> None:
+        """The validation after an epoch, `number` from 0, and the loader's `stats` over the training before it."""
         self._log(step, "val", metrics | {"epoch": number + 1})
         for tracker in self._trackers:
             tracker.picture("val", picture, step)
         print(
             f"epoch {number + 1}: mask IoU {metrics['mask_iou']:.4f}, depth RMSE {metrics['depth_rmse']:.4f}, "
-            f"{pace['samples_per_second']:,.0f} samples/s, {pace['waiting_share']:.1%} of the time waited for data"
+            f"{stats.samples_per_second * self._world:,.0f} samples/s; {stats}"
         )
 
     def finish(self, best: Path) -> None:

@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -87,7 +86,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TrainConfig":
-        loader = LoaderConfig(**{**plain["loader"], "data": Path(plain["loader"]["data"])})
+        loader = LoaderConfig(**{**plain["loader"], "downloads": Path(plain["loader"]["downloads"])})
         rest = {**plain, "loader": loader, "unet": UNetConfig(**plain["unet"]), "out": Path(plain["out"])}
         return cls(**rest)
 
@@ -139,23 +138,6 @@ def rate(config: TrainConfig, step: int, steps: int) -> float:
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-class Pace:
-    """Samples a second of all ranks, and the share of the time spent waiting for them, since it was last asked."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-        self._last = self._now()
-
-    def _now(self) -> tuple[float, int, float]:
-        return time.perf_counter(), self._loader.stats.samples, self._loader.stats.waited
-
-    def measure(self) -> dict[str, float]:
-        now = self._now()
-        seconds, samples, waited = (new - old for new, old in zip(now, self._last, strict=True))
-        self._last = now
-        return {"samples_per_second": samples * self._loader.plan.world / seconds, "waiting_share": waited / seconds}
 
 
 def start(config: TrainConfig, ranks: Ranks) -> checkpoint.Training:
@@ -219,22 +201,24 @@ def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
     dtype, losses_of = computed_in(config.precision, ranks.device), criterion(config)
     network = training.model if ranks.world == 1 else DistributedDataParallel(training.model)
     steps, totals = config.epochs * len(training.loader), torch.zeros(2, device=ranks.device)
-    report = Report(config.out, saved, training.step, wandb=config.wandb == "auto") if ranks.first else None
+    wandb = config.wandb == "auto"
+    report = Report(config.out, saved, training.step, ranks.world, wandb=wandb) if ranks.first else None
     with training.loader as loader, held_out:
         while training.step < steps:
             network.train()
-            pace, whole = Pace(loader), Pace(loader)
+            before_epoch = before = loader.stats
             for batch in report.progress(loader, training.step % len(loader)) if report else loader:
                 learning_rate = rate(config, training.step, steps)
                 for group in training.optimizer.param_groups:
                     group["lr"] = learning_rate
                 totals += optimise(training, network, batch, losses_of, dtype, config.clip)
                 if report and training.step % config.log_every == 0:
-                    report.step(training.step, totals / config.log_every, learning_rate, pace.measure())
+                    report.step(training.step, totals / config.log_every, learning_rate, loader.stats.since(before))
                     totals.zero_()
+                    before = loader.stats
                 if report and training.step % config.save_every == 0:
                     training.save(last, saved)
-            pace_of_epoch = whole.measure()
+            of_epoch = loader.stats.since(before_epoch)
             metrics, picture = evaluate(training.model, held_out, dtype)
             if report:
                 score = metrics["mask_iou"] - metrics["depth_rmse"]
@@ -242,7 +226,7 @@ def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
                 training.best = score if improved else training.best
                 for path in (last, best) if improved else (last,):
                     training.save(path, saved)
-                report.epoch(training.step, loader.epoch, metrics, picture, pace_of_epoch)
+                report.epoch(training.step, loader.epoch, metrics, picture, of_epoch)
     if report:
         report.finish(best)
 

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.measure import drawn_data, loader_rate
-from pipeline.decode import Decode, chosen, make_decoder
+from pipeline.decode import Decode, candidates, make_decoder
 from pipeline.loader import LoaderConfig
-from pipeline.reader import Reader
+from pipeline.reader import LocalTars, Reader
 from shards.errors import told_plainly
 from shards.manifest import Dataset
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def decode_rate(dataset: Dataset, decode: Decode) -> float:
     """Samples a second that one thread decodes: images that are not shared, of the stored size, and nothing else."""
     channels = {name: c.channels for name, c in dataset.manifest.components.items() if not c.shared}
-    decoder, reader = make_decoder(decode, channels, BATCH, CPU), Reader(dataset)
+    decoder, reader = make_decoder(decode, channels, BATCH, CPU), Reader(LocalTars(dataset))
     rows = np.asarray(dataset.split("train"), np.int64)
     begin, samples = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:
@@ -46,7 +46,7 @@ def decode_rate(dataset: Dataset, decode: Decode) -> float:
 
 def contenders(dataset: Dataset) -> dict[str, Callable[[], float]]:
     """What is measured, by name: the loader with each decoder on one thread and on all, and decoding alone."""
-    fastest, cores = chosen("auto", CPU), os.cpu_count() or 1
+    fastest, cores = candidates("auto", CPU)[0], os.cpu_count() or 1
     named: dict[str, Callable[[], float]] = {}
     for decode in dict.fromkeys((fastest, "portable")):
         for threads in sorted({1, cores}):

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.measure import drawn_data, loader_rate, training_rate
 from bench.gpu_scale import DRY, FULL, Scale
+from bench.measure import drawn_data, loader_rate, training_rate
 from model.unet import UNetConfig
 from pipeline.decode import Decode
 from pipeline.loader import LoaderConfig

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.cache import gathered
 from pipeline.reader import Encoded
 from shards.errors import InputError
 
@@ -24,12 +25,12 @@ class Bank:
         if good is None:
             raise InputError(f"none of {len(flat)} shared images decodes. Check with `python -m shards verify`.")
         self.bad = frozenset(i for i, image in enumerate(flat) if image is None)
-        images = torch.cat([good[None] if image is None else image[None] for image in flat])
-        self._images = images.contiguous(memory_format=torch.channels_last)
+        images = torch.stack([good if image is None else image for image in flat])
+        self._images = images.permute(0, 2, 3, 1).contiguous()
 
     def gather(self, numbers: NDArray[np.int64]) -> Tensor:
         """The images of these numbers (N,), uint8 (N, C, H, W)."""
-        return self._images[torch.from_numpy(numbers).to(self._images.device)]
+        return gathered(self._images, numbers, self._images.device)
 
 
 def _decoded(encoded: Encoded, decode: Callable[[Encoded], Tensor]) -> list[Tensor | None]:

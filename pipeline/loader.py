@@ -1,75 +1,37 @@
 """Loader: the batches of a split, in the plan's order, made ahead on several threads; resumable to the batch."""
 
 import itertools
+import logging
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.batch import Batch
-from pipeline.decode import Decode, chosen
+from pipeline.cache import Caching
+from pipeline.config import LoaderConfig
+from pipeline.decode import Decode, candidates
 from pipeline.make import BatchMaker
 from pipeline.plan import Plan
+from pipeline.reader import LocalTars, Tars
+from pipeline.remote import Downloads, is_remote
+from pipeline.stats import Stats
+from pipeline.windows import Windows
 from shards.errors import InputError
 from shards.manifest import Dataset
 
 __all__ = ["Loader", "LoaderConfig", "Stats"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
-    """What is read, in which order, and how it is decoded."""
-
-    data: Path
-    """folder that holds the data set"""
-    split: str = "train"
-    size: int = 64
-    """height and width of the images in a batch, pixels; 0 leaves them as they are stored"""
-    batch_size: int = 32
-    """samples in a global batch, all ranks together"""
-    shuffle: bool = True
-    seed: int = 0
-    """decides the order of every epoch"""
-    decode: Decode = "auto"
-    """gpu and cpu are DALI, portable is Pillow; auto is the first of these that the machine has"""
-    threads: int = 0
-    """threads of this rank that decode, each a batch of its own; 0 is one a core, shared among the ranks here"""
-    ahead: int = 2
-    """batches a thread decodes ahead of the one that is handed over"""
-    bank_mib: int = 1024
-    """memory on the device for images that many samples share; if they need more they are decoded for every sample"""
-    max_bad: int = 100
-    """samples that may fail to decode before the run is stopped"""
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("size", 0),
-            ("batch_size", 1),
-            ("threads", 0),
-            ("ahead", 1),
-            ("bank_mib", 0),
-            ("max_bad", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: at least {least} is needed.")
-
-
-@dataclass
-class Stats:
-    """What was handed over, and how long the trainer waited for it."""
-
-    batches: int = 0
-    samples: int = 0
-    waited: float = 0.0
-    """seconds spent inside the loader while the trainer had nothing to do"""
-    bad: int = 0
-    """samples that did not decode and were replaced"""
+log = logging.getLogger(__name__)
 
 
 class Loader:
@@ -84,27 +46,47 @@ class Loader:
     ) -> None:
         """Raises InputError if the data set or a file of it is missing, or if the split is too small for `world`."""
         self.config, self.rank, self.device = config, rank, torch.device(device)
-        self.dataset = Dataset.open(config.data)
-        self.decode = chosen(config.decode, self.device)
-        self.plan = _plan(config, len(self.dataset.split(config.split)), world)
-        self.stats = Stats()
-        threads = config.threads or _cores()
-        self._maker = BatchMaker(
-            self.dataset,
-            config.split,
-            self.plan,
-            size=config.size or None,
-            decode=self.decode,
-            decoders=threads,
-            device=self.device,
-            bank_bytes=config.bank_mib << 20,
-            max_bad=config.max_bad,
-        )
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
-        self._ahead = threads * config.ahead
+        self._threads = config.threads or _cores()
         self._epoch = self._step = 0
+        self._expected: list[int] = []
         self._iteration: object = None
         self._resumed = True
+        with ExitStack() as closing:
+            self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
+            self._downloads = _downloads(config, closing) if is_remote(config.data) else None
+            self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
+            self._tars: Tars = self._downloads or LocalTars(self.dataset)
+            self.plan = _plan(config, self.dataset, world)
+            self._expect()
+            self.decode = self._chosen()
+            self._maker = self._make_maker(self.decode, config.cache)
+            self._closing = closing.pop_all()
+        self._began, self._handed_over, self._waited = time.perf_counter(), [0, 0], 0.0
+
+    def _chosen(self) -> Decode:
+        """The decoder that is asked for; for `auto` the one that makes the first batches fastest."""
+        able = candidates(self.config.decode, self.device)
+        if len(able) == 1:
+            return able[0]
+        rates = {decode: self._rate(decode) for decode in able}
+        best = max(able, key=lambda decode: rates[decode])
+        said = ", ".join(f"{decode} {rate:,.0f}" for decode, rate in rates.items())
+        log.info("decode=%s, which made the first batches fastest (samples/s: %s)", best, said)
+        return best
+
+    def _rate(self, decode: Decode) -> float:
+        """Samples a second while the first batches are made a second time."""
+        maker, steps = self._make_maker(decode, "none"), range(min(len(self), self._threads * self.config.ahead))
+        for _ in range(2):
+            begin = time.perf_counter()
+            batches = list(self._pool.map(lambda step: maker.make(0, step, self.rank), steps))
+        return sum(len(batch.row) for batch in batches) / (time.perf_counter() - begin)
+
+    def _make_maker(self, decode: Decode, cache: Caching) -> BatchMaker:
+        config = replace(self.config, cache=cache)
+        return BatchMaker(
+            self.dataset, self._tars, self.plan, config, decode=decode, decoders=self._threads, device=self.device
+        )
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on every rank."""
@@ -117,14 +99,15 @@ class Loader:
         return self._batches(self._epoch, self._step, self._iteration)
 
     def _batches(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
-        steps = iter(range(first, len(self)))
-        futures = deque(self._submit(epoch, step) for step in itertools.islice(steps, self._ahead))
+        steps, ahead = iter(range(first, len(self))), self._threads * self.config.ahead
+        futures = deque(self._submit(epoch, step) for step in itertools.islice(steps, ahead))
         try:
             while futures:
-                batch = self._waited_for(futures.popleft())
-                futures.extend(self._submit(epoch, step) for step in itertools.islice(steps, 1))
                 if iteration is not self._iteration:
                     raise RuntimeError("this loader has begun another iteration; it has one place at a time")
+                self._expect()
+                batch = self._waited_for(futures.popleft())
+                futures.extend(self._submit(epoch, step) for step in itertools.islice(steps, 1))
                 self._step += 1
                 yield batch
         finally:
@@ -137,13 +120,37 @@ class Loader:
     def _waited_for(self, future: "Future[Batch]") -> Batch:
         begin = time.perf_counter()
         batch = future.result()
-        self.stats.waited += time.perf_counter() - begin
-        self.stats.batches += 1
-        self.stats.samples += len(batch.row)
-        self.stats.bad = len(self._maker.bad)
+        self._waited += time.perf_counter() - begin
+        self._handed_over[0] += 1
+        self._handed_over[1] += len(batch.row)
         if self.device.type == "cuda":
             _hand_over(batch)
         return batch
+
+    def _expect(self) -> None:
+        """Has those shards downloaded that the batches from here on need."""
+        if self._downloads:
+            windows = self.plan.windows
+            needed = windows.ahead(self._epoch, self.plan.bounds(self._step)[0]) if windows else self._all_shards()
+            if needed != self._expected:
+                self._downloads.prefetch(needed)
+                self._expected = needed
+
+    def _all_shards(self) -> list[int]:
+        return np.flatnonzero(_samples_by_shard(self.dataset, self.config.split)).tolist()
+
+    @property
+    def stats(self) -> Stats:
+        """What was done since the loader was made."""
+        return Stats(
+            batches=self._handed_over[0],
+            samples=self._handed_over[1],
+            waited=self._waited,
+            bad=len(self._maker.bad),
+            seconds=time.perf_counter() - self._began,
+            threads=self._threads,
+            spent=self._maker.watch.spent,
+        )
 
     def weight(self, batch: Batch) -> float:
         """What the mean over the batch handed over last counts in the mean of the ranks' means: 1 but for odd rests."""
@@ -158,11 +165,12 @@ class Loader:
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, in integers and names: samples handed over count, those decoded ahead do not."""
         seen = self.plan.bounds(self._step - 1)[1] if self._step else 0
-        return {"epoch": self._epoch, "seen": seen, **self._identity()}
+        return {"epoch": self._epoch, "seen": seen, "decode": self.decode, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The next iteration goes on from there, on any number of ranks, with the same global batches.
 
+        With decode=auto it also goes on with the decoder of then, so that the pixels are the same, if it is to be had.
         Raises InputError if the state is of other data, another order or other batches.
         """
         for name, value in self._identity().items():
@@ -174,6 +182,10 @@ class Loader:
         step = len(self) if state["seen"] == self.plan.samples else state["seen"] // self.config.batch_size
         self._epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
         self._resumed = True
+        then = state.get("decode", self.decode)
+        if then != self.decode and then in candidates(self.config.decode, self.device):
+            self.decode = then
+            self._maker = self._make_maker(then, self.config.cache)
 
     def _identity(self) -> dict[str, Any]:
         config = self.config
@@ -184,12 +196,14 @@ class Loader:
             "batch_size": config.batch_size,
             "shuffle": config.shuffle,
             "seed": config.seed,
+            "window": config.window,
         }
 
     def close(self) -> None:
-        """Ends the threads. The loader cannot be used afterwards."""
+        """Ends the threads, and the downloads. The loader cannot be used afterwards."""
         self._iteration = None
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -205,13 +219,34 @@ def _hand_over(batch: Batch) -> None:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
-def _plan(config: LoaderConfig, samples: int, world: int) -> Plan:
+def _downloads(config: LoaderConfig, closing: ExitStack) -> Downloads:
+    downloads = Downloads(str(config.data), config.downloads.expanduser(), config.downloads_mib << 20)
+    closing.callback(downloads.close)
+    return downloads
+
+
+def _plan(config: LoaderConfig, dataset: Dataset, world: int) -> Plan:
+    windows = None
+    if config.window:
+        counts = _samples_by_shard(dataset, config.split)
+        windows = Windows(counts, config.window, seed=config.seed, shuffle=config.shuffle)
     try:
         return Plan(
-            samples=samples, batch_size=config.batch_size, world=world, seed=config.seed, shuffle=config.shuffle
+            samples=len(dataset.split(config.split)),
+            batch_size=config.batch_size,
+            world=world,
+            seed=config.seed,
+            shuffle=config.shuffle,
+            windows=windows,
         )
     except ValueError as error:
         raise InputError(f"{config.data}, split {config.split!r}: {error}") from None
+
+
+def _samples_by_shard(dataset: Dataset, split: str) -> NDArray[np.int64]:
+    """How many samples of the split are in each shard (S,)."""
+    ends = np.searchsorted(dataset.split(split), dataset.first_row)
+    return np.diff(ends)
 
 
 def _cores() -> int:

@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+import math
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ from torch import Tensor
 
 from pipeline.bank import Bank
 from pipeline.batch import Batch
+from pipeline.cache import Cache
+from pipeline.config import LoaderConfig
 from pipeline.decode import Decode, Decoder, make_decoder, resized
 from pipeline.plan import Plan
-from pipeline.reader import Reader
+from pipeline.reader import Encoded, Reader, Tars
+from pipeline.stats import Stopwatch
 from shards.errors import InputError
 from shards.manifest import Dataset
 
@@ -23,7 +28,8 @@ __all__ = ["BatchMaker"]
 
 log = logging.getLogger(__name__)
 
-Rows = NDArray[np.int64]
+Members = NDArray[np.int64]
+"""numbers of samples within their split"""
 
 
 class BatchMaker:
@@ -32,103 +38,121 @@ class BatchMaker:
     def __init__(
         self,
         dataset: Dataset,
-        split: str,
+        tars: Tars,
         plan: Plan,
+        config: LoaderConfig,
         *,
-        size: int | None,
         decode: Decode,
         decoders: int,
         device: torch.device,
-        bank_bytes: int,
-        max_bad: int,
     ) -> None:
-        """`size`: height and width of the images, None as stored. `bank_bytes`: what shared images may occupy."""
-        self._dataset, self._plan, self._max_bad = dataset, plan, max_bad
-        self._size, self._decode, self._device = size, decode, device
-        self._rows = dataset.split(split)
-        self._reader = Reader(dataset)
+        self._dataset, self._plan, self._config, self._device = dataset, plan, config, device
+        self._rows, self._reader = dataset.split(config.split), Reader(tars)
+        self._decode, self.watch = decode, Stopwatch()
         self.bad: set[int] = set()
-        self._banks = {name: self._bank(name) for name in self._shared_within(bank_bytes)}
-        channels = {name: c.channels for name, c in dataset.manifest.components.items() if name not in self._banks}
+        self._banks = {name: self._bank(name) for name in self._shared_within(config.bank_mib << 20)}
+        components = dataset.manifest.components
+        channels = {name: components[name].channels for name in components if name not in self._banks}
         self._decoders: queue.SimpleQueue[tuple[Decoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(decoders):
             self._decoders.put((make_decoder(decode, channels, plan.largest, device), _stream(device)))
+        self._cache = self._make_cache(channels) if config.cache != "none" else None
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
         """The batch of `rank` at `step`. Raises InputError if more than `max_bad` samples have failed to decode."""
         positions = self._plan.positions(step, rank)
-        rows = self._rows[self._plan.members(epoch, positions)].astype(np.int64)
+        members = self._plan.members(epoch, positions)
         with self._decoder() as decoder:
             while True:
-                self._replace_bad(rows, epoch, positions)
+                self._replace_bad(members, epoch, positions)
                 try:
-                    return self._batch(decoder, rows)
+                    return self._batch(decoder, members)
                 except ValueError as error:
-                    self._find_bad(decoder, rows, error)
+                    self._find_bad(decoder, members, error)
 
-    def _batch(self, decoder: Decoder, rows: Rows) -> Batch:
-        images = self._images(decoder, rows)
-        for name, bank in self._banks.items():
-            images[name] = bank.gather(self._dataset.shared_number(name, rows))
-        return Batch(**images, row=torch.from_numpy(rows.copy()))
+    def _batch(self, decoder: Decoder, members: Members) -> Batch:
+        images, rows = self._images(decoder, members), self._rows[members].astype(np.int64)
+        with self.watch.timed("gather"):
+            for name, bank in self._banks.items():
+                images[name] = bank.gather(self._dataset.shared_number(name, rows))
+        return Batch(**images, row=torch.from_numpy(rows))
 
-    def _images(self, decoder: Decoder, rows: Rows) -> dict[str, Tensor]:
+    def _images(self, decoder: Decoder, members: Members) -> dict[str, Tensor]:
+        """Images of all components that no bank has, from the cache as far as it has them.
+
+        Raises ValueError if one does not decode.
+        """
+        decoded = partial(self._decoded, decoder)
+        if self._cache is None:
+            return decoded(members)
+        return self._cache.completed(members, decoded, self._device, self.watch)
+
+    def _decoded(self, decoder: Decoder, members: Members) -> dict[str, Tensor]:
+        rows = self._rows[members]
         names = [name for name in self._dataset.manifest.components if name not in self._banks]
-        encoded = {name: self._reader.read(self._dataset.locate(name, rows)) for name in names}
-        return {name: self._finished(images) for name, images in decoder.decode(encoded).items()}
+        with self.watch.timed("read"):
+            encoded = {name: self._reader.read(self._dataset.locate(name, rows)) for name in names}
+        return self._finished(decoder, encoded)
 
-    def _finished(self, images: Tensor) -> Tensor:
-        return resized(self._of_stored_size(images), self._size).to(self._device, non_blocking=True)
+    def _finished(self, decoder: Decoder, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
+        with self.watch.timed("decode"):
+            images = decoder.decode(encoded)
+            _refuse_other_sizes(images, self._dataset.manifest.image_size)
+        with self.watch.timed("resize"):
+            images = {name: resized(image, self._config.size or None) for name, image in images.items()}
+        with self.watch.timed("transfer"):
+            return {name: image.to(self._device, non_blocking=True) for name, image in images.items()}
 
-    def _of_stored_size(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:3]) != self._dataset.manifest.image_size:
-            raise ValueError(f"images of {images.shape[2]}x{images.shape[1]} pixels, not of the data set's size")
-        return images
-
-    def _replace_bad(self, rows: Rows, epoch: int, positions: NDArray[np.int64]) -> None:
-        """Puts stand-ins, in place, where `rows` holds samples known to be bad."""
+    def _replace_bad(self, members: Members, epoch: int, positions: NDArray[np.int64]) -> None:
+        """Puts stand-ins, in place, where `members` holds samples known to be bad."""
         if not self.bad:
             return
         for i, position in enumerate(positions.tolist()):
             attempts = itertools.count()
-            while int(rows[i]) in self.bad:
-                rows[i] = self._rows[self._plan.stand_in(epoch, position, next(attempts))]
+            while int(members[i]) in self.bad:
+                members[i] = self._plan.stand_in(epoch, position, next(attempts))
 
-    def _find_bad(self, decoder: Decoder, rows: Rows, error: ValueError) -> None:
+    def _find_bad(self, decoder: Decoder, members: Members, error: ValueError) -> None:
         """Decodes the samples of a batch one by one, and remembers those that fail."""
-        found = {int(row) for row in rows if not self._decodes(decoder, np.array([row]))}
+        found = {int(member) for member in members if not self._decodes(decoder, np.array([member]))}
         if not found:
             raise error
-        for row in found - self.bad:
-            log.warning("sample %s does not decode; another takes its place", self._name(row))
+        for member in found - self.bad:
+            log.warning("sample %s does not decode; another takes its place", self._name(member))
         self._remember(found)
 
-    def _decodes(self, decoder: Decoder, rows: Rows) -> bool:
+    def _decodes(self, decoder: Decoder, members: Members) -> bool:
         try:
-            self._images(decoder, rows)
+            self._images(decoder, members)
         except ValueError:
             return False
         return True
 
     def _remember(self, bad: set[int]) -> None:
         self.bad |= bad
-        if len(self.bad) > min(self._max_bad, len(self._rows) // 2):
-            names = ", ".join(self._name(row) for row in sorted(self.bad)[:20])
+        if len(self.bad) > min(self._config.max_bad, len(self._rows) // 2):
+            names = ", ".join(self._name(member) for member in sorted(self.bad)[:20])
             raise InputError(
-                f"{len(self.bad)} samples do not decode (max_bad is {self._max_bad}): {names}. "
+                f"{len(self.bad)} samples do not decode (max_bad is {self._config.max_bad}): {names}. "
                 "List all with `python -m shards verify`."
             )
 
-    def _name(self, row: int) -> str:
+    def _name(self, member: int) -> str:
+        row = self._rows[member]
         shard = self._dataset.files[int(self._dataset.shard_of(np.array([row]))[0])].name
-        return f"{self._dataset.key(row)} in {shard}"
+        return f"{self._dataset.key(int(row))} in {shard}"
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of the images in a batch."""
+        size = self._config.size
+        return (size, size) if size else self._dataset.manifest.image_size
 
     def _shared_within(self, limit: int) -> list[str]:
         """The shared components whose distinct images, together, take no more than `limit` bytes."""
-        height, width = (self._size, self._size) if self._size else self._dataset.manifest.image_size
         fitting = []
         for name, component in self._dataset.manifest.components.items():
-            limit -= component.shared * component.channels * height * width
+            limit -= component.shared * component.channels * math.prod(self._size)
             if component.shared and limit >= 0:
                 fitting.append(name)
         return fitting
@@ -137,11 +161,23 @@ class BatchMaker:
         component, chunk = self._dataset.manifest.components[name], 64
         decoder = make_decoder(self._decode, {name: component.channels}, chunk, self._device)
         encoded = self._reader.read(self._dataset.locate_shared(name, np.arange(component.shared)))
-        bank = Bank(encoded, lambda images: self._finished(decoder.decode({name: images})[name]), chunk)
+        bank = Bank(encoded, lambda images: self._finished(decoder, {name: images})[name], chunk)
         if bank.bad:
             have_it = np.isin(self._dataset.shared_number(name, self._rows), list(bank.bad))
-            self._remember({int(row) for row in self._rows[have_it]})
+            self._remember(set(np.flatnonzero(have_it).tolist()))
         return bank
+
+    def _make_cache(self, channels: dict[str, int]) -> Cache:
+        config, data = self._config, self._dataset.manifest.made_from
+        if config.cache == "device" and self._device.type != "cuda":
+            raise InputError("cache=device needs a CUDA device, and there is none. Use cache=host.")
+        return Cache(
+            {name: (*self._size, count) for name, count in channels.items()},
+            len(self._rows),
+            config.cache_mib << 20,
+            self._device if config.cache == "device" else torch.device("cpu"),
+            f"{data} {config.split} {self._size} {self._decode} {list(channels)} {config.cache_mib}",
+        )
 
     @contextmanager
     def _decoder(self) -> Iterator[Decoder]:
@@ -154,7 +190,8 @@ class BatchMaker:
             with torch.cuda.stream(stream) if stream else nullcontext():
                 yield decoder
             if stream:
-                stream.synchronize()
+                with self.watch.timed("transfer"):
+                    stream.synchronize()
         finally:
             self._decoders.put((decoder, stream))
 
@@ -166,3 +203,9 @@ def _stream(device: torch.device) -> torch.cuda.Stream | None:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # stub lacks it
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream
+
+
+def _refuse_other_sizes(images: dict[str, Tensor], size: tuple[int, int]) -> None:
+    for name, image in images.items():
+        if tuple(image.shape[1:3]) != size:
+            raise ValueError(f"{name}: {image.shape[2]}x{image.shape[1]} pixels, not the data set's size")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.plan import Plan, permuted
+from pipeline.permutation import permuted
+from pipeline.plan import Plan
 
 
 @st.composite

@@ -38,7 +38,7 @@ def test_shards_know_neither_torch_nor_dali_nor_what_follows_them(path: Path) ->
 @pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: path.stem)
 def test_the_pipeline_knows_of_shards_only_what_is_written_down(path: Path) -> None:
     of_shards = {name for name in imported(path) if name.partition(".")[0] == "shards"}
-    assert of_shards <= {"shards.schema", "shards.manifest", "shards.errors"}
+    assert of_shards <= {"shards.schema", "shards.manifest", "shards.errors", "shards.atomic"}
     assert not packages(path) & {"model", "train", "wandb"}
 
 

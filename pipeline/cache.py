@@ -1,0 +1,110 @@
+"""What need not be decoded twice: a split's images in memory. The first epoch fills it, later ones gather from it."""
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.memory import NoRoom, on_gpu, private, shared
+from pipeline.stats import Stopwatch
+from shards.errors import InputError
+
+__all__ = ["Cache", "Caching", "gathered"]
+
+log = logging.getLogger(__name__)
+
+Caching = Literal["none", "host", "device"]
+Shape = tuple[int, int, int]
+"""height, width and channels of an image"""
+Members = NDArray[np.int64]
+
+
+class Cache:
+    """Decoded images of the first `capacity` samples of a split, uint8 (capacity, H, W, C) a component.
+
+    On the host all ranks of this machine share one copy (on Linux). On a GPU each has its own.
+    """
+
+    def __init__(self, shapes: dict[str, Shape], samples: int, limit: int, device: torch.device, purpose: str) -> None:
+        """`limit`: bytes it may take; 0 for all that the split needs. `purpose`: names it among the run's memory.
+
+        Raises InputError if there is not so much memory.
+        """
+        one = sum(math.prod(shape) for shape in shapes.values()) + 1
+        self.capacity = min(samples, limit // one) if limit else samples
+        if not self.capacity:
+            raise InputError(f"the cache may take {limit:,} bytes, but one sample takes {one:,}. Raise --cache-mib.")
+        needed = f"{self.capacity * one / (1 << 20):,.0f} MiB on {device} for {self.capacity:,} of {samples:,} samples"
+        log.info("cache: %s", needed)
+        try:
+            self._filled, self._images = _taken(shapes, self.capacity, device, purpose)
+        except NoRoom as lack:
+            raise InputError(
+                f"the cache needs {needed}, but {lack}. Keep a part of them with --cache-mib, or use a smaller --size, "
+                "or --cache none."
+            ) from None
+
+    def completed(
+        self, members: Members, decode: Callable[[Members], dict[str, Tensor]], device: torch.device, watch: Stopwatch
+    ) -> dict[str, Tensor]:
+        """The images of these samples, uint8 (N, C, H, W) on `device`; `decode` is asked for those not kept yet."""
+        kept = self._kept(members)
+        if kept.all():
+            with watch.timed("gather"):
+                return {name: gathered(images, members, device) for name, images in self._images.items()}
+        fresh = decode(members[~kept])
+        with watch.timed("gather"):
+            self._keep(members[~kept], fresh)
+            return {name: self._merged(name, members, kept, images) for name, images in fresh.items()}
+
+    def _kept(self, members: Members) -> NDArray[np.bool_]:
+        inside = members < self.capacity
+        kept: NDArray[np.bool_] = inside & (self._filled[np.where(inside, members, 0)] == 1)
+        return kept
+
+    def _keep(self, members: Members, images: dict[str, Tensor]) -> None:
+        inside = np.flatnonzero(members < self.capacity)
+        for name, kept in self._images.items():
+            fresh = gathered(images[name].permute(0, 2, 3, 1), inside, images[name].device).permute(0, 2, 3, 1)
+            kept.index_copy_(0, torch.from_numpy(members[inside]).to(kept.device), fresh.to(kept.device))
+            if kept.is_cuda:  # another thread's stream must not read what is still being written
+                torch.cuda.current_stream(kept.device).synchronize()
+        self._filled[members[inside]] = 1
+
+    def _merged(self, name: str, members: Members, kept: NDArray[np.bool_], fresh: Tensor) -> Tensor:
+        if not kept.any():
+            return fresh
+        order = np.argsort(np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)]))
+        both = torch.cat([gathered(self._images[name], members[kept], fresh.device), fresh])
+        return gathered(both.permute(0, 2, 3, 1), order, fresh.device)
+
+
+def _taken(
+    shapes: dict[str, Shape], capacity: int, device: torch.device, purpose: str
+) -> tuple[NDArray[np.uint8], dict[str, Tensor]]:
+    """Which samples are filled, uint8 (capacity,), and room for their images."""
+    sizes = [capacity * math.prod(shape) for shape in shapes.values()]
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        filled, images = private(capacity), on_gpu(sum(sizes), device)
+    else:
+        size = capacity + sum(sizes)
+        memory = shared(size, purpose, sharers) if sharers > 1 and hasattr(os, "memfd_create") else private(size)
+        filled, images = memory[:capacity], torch.from_numpy(memory[capacity:])
+    parts = zip(shapes.items(), torch.split(images, sizes), strict=True)
+    return filled, {name: part.view(capacity, *shape) for (name, shape), part in parts}
+
+
+def gathered(images: Tensor, numbers: NDArray[np.int64], device: torch.device) -> Tensor:
+    """The images of these numbers (N,) out of (K, H, W, C), as (N, C, H, W) on `device`: one copy, or one kernel."""
+    index = torch.from_numpy(numbers).to(images.device, non_blocking=True)
+    if images.device == device:
+        return images.index_select(0, index).permute(0, 3, 1, 2)
+    found = torch.empty((len(numbers), *images.shape[1:]), dtype=images.dtype, pin_memory=True)
+    return torch.index_select(images, 0, index, out=found).to(device, non_blocking=True).permute(0, 3, 1, 2)

@@ -1,0 +1,29 @@
+"""One of two ranks that torchrun starts: an epoch to fill the cache they share, and one from it.
+
+torchrun ... cached_ranks.py DATA
+"""
+
+import os
+import sys
+
+import torch.distributed as dist
+
+from pipeline.loader import Loader, LoaderConfig
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    config = LoaderConfig(data=sys.argv[1], size=32, batch_size=16, decode="portable", threads=1, cache="host")
+    with Loader(config, rank=dist.get_rank(), world=dist.get_world_size()) as loader:
+        counts = []
+        for _ in range(2):
+            before = loader.stats
+            seen = sum(len(batch.row) for batch in loader)
+            dist.barrier()
+            counts.append(seen if loader.stats.since(before).spent["decode"] else 0)
+        print(f"rank {os.environ['RANK']}: decoded {counts[0]}, then {counts[1]}", flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Servers on loopback that hold a data set and misbehave as a test plans: Python's HTTP server, and moto's S3."""
+
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+__all__ = ["Server", "http_server", "s3_server"]
+
+
+class Server:
+    """A server's address, what it was asked for, and what goes wrong next with which file.
+
+    Faults: "cut" and "stall" after half the file, "flip" for a wrong byte, "more" for a file that goes on, or a status.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: Counter[str] = Counter()
+        """how often each file name was asked for"""
+        self.go_on = threading.Event()
+        """ends every stall"""
+        self._faults: dict[str, Iterator[str]] = {}
+        self._lock = threading.Lock()
+
+    def fail(self, name: str, *faults: str, forever: bool = False) -> None:
+        """The next answers about `name` have these faults, one each; or `forever` in turn."""
+        self._faults[name] = itertools.cycle(faults) if forever else iter(faults)
+
+    def answer(self, name: str) -> str:
+        """Counts a question about `name`; the fault of its answer, or nothing."""
+        with self._lock:
+            self.asked[name] += 1
+            return next(self._faults.get(name, iter(())), "")
+
+    def parts(self, body: bytes, fault: str) -> Iterator[bytes]:
+        """The body in two parts, as the fault leaves it. Raises ConnectionError where the connection is to be cut."""
+        middle = len(body) // 2
+        yield body[:middle]
+        if fault == "cut":
+            raise ConnectionAbortedError
+        if fault == "stall":
+            self.go_on.wait(20)
+        yield bytes([body[middle] ^ 1]) + body[middle + 1 :] if fault == "flip" else body[middle:]
+
+
+@contextmanager
+def http_server(folder: Path) -> Iterator[Server]:
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = folder / self.path.lstrip("/")
+            fault = server.answer(path.name)
+            if fault.isdigit() or not path.is_file():
+                self.send_error(int(fault or 404))
+                return
+            body = path.read_bytes() * (2 if fault == "more" else 1)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            for part in server.parts(body, fault):
+                self.wfile.write(part)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            pass  # cut connections, from either side
+
+    listening = Quiet(("127.0.0.1", 0), Handler)
+    server.url = f"http://127.0.0.1:{listening.server_port}"
+    with _serving(listening, server):
+        yield server
+
+
+@contextmanager
+def s3_server() -> Iterator[Server]:
+    server, moto = Server(), DomainDispatcherApplication(create_backend_app)
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "GET":
+            return list(moto(environ, start))
+        fault = server.answer(Path(environ["PATH_INFO"]).name)
+        if fault.isdigit():
+            start(f"{fault} a fault", [])
+            return []
+        return server.parts(b"".join(moto(environ, start)), fault)
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, *_: object) -> None:
+            pass
+
+    listening = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    server.url = f"http://127.0.0.1:{listening.server_port}"
+    with _serving(listening, server):
+        yield server
+
+
+@contextmanager
+def _serving(listening: Any, server: Server) -> Iterator[None]:
+    thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.go_on.set()
+        listening.shutdown()
+        listening.server_close()
+        thread.join()
