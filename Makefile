@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check bench gpu
+.PHONY: help demo test check bench bench-loaders gpu
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
 	@echo "make test    all tests (4 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
 	@echo "make bench   loader and conversion rates on this machine"
+	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make gpu     tests and benchmarks on a CUDA GPU; DRY=1 walks the same code on the CPU"
 
 $(VENV)/installed: requirements.txt
@@ -33,6 +34,15 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.loader
+
+# The peers disagree about versions, and some need a compiler: an environment of their own.
+$(VENV)-bench/installed: requirements.txt bench/requirements.txt bench/race/install.py
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python bench/race/install.py
+	touch $@
+
+bench-loaders: $(VENV)-bench/installed
+	$(VENV)-bench/bin/python -m bench.race $(if $(DATA),--data $(DATA))
 
 # With a GPU: the virtual environment if there is one, else the machine's own Python, which may reach no package index.
 gpu: $(if $(DRY),$(VENV)/installed-dev)

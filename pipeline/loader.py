@@ -245,7 +245,8 @@ def _plan(config: LoaderConfig, dataset: Dataset, world: int) -> Plan:
 
 def _samples_by_shard(dataset: Dataset, split: str) -> NDArray[np.int64]:
     """How many samples of the split are in each shard (S,)."""
-    ends = np.searchsorted(dataset.split(split), dataset.first_row)
+    rows = dataset.split(split)
+    ends = np.searchsorted(rows, dataset.first_row.astype(rows.dtype))  # of another type, all rows would be copied
     return np.diff(ends)
 
 

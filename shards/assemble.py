@@ -65,6 +65,7 @@ def assemble(records: Iterable[Record], work: Work, out: Path, split: SplitConfi
         index=_write_arrays(out / "index", index),
         sources=work.sources,
         made_from=work.fingerprint,
+        storage=work.storage,
     )
     write_bytes(out / "manifest.json", manifest.to_json().encode())
 

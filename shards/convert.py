@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from shards.build import BuildConfig
 from shards.errors import InputError
-from shards.images import BadImage, Size, checked, image_size
-from shards.manifest import DepthRange
+from shards.images import JPEG_QUALITY, BadImage, Size, checked, encoded, formats, histogram, image_size, resized
+from shards.manifest import DepthRange, Storage
 from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, COMPONENTS, LONGEST_KEY, shard_name
 from shards.sources import Entry, Matcher, list_files, read
@@ -38,9 +38,19 @@ class ConvertConfig:
     last _ in it; a background named like the sample comes first"""
     depth_metres: tuple[float, float] | None = None
     """metres that black and white stand for in the depth images; without it depth counts as relative"""
+    size: int | None = None
+    """height and width to which all images are scaled down and encoded again; without it the files stay as they are"""
+    lossless: bool = False
+    """with size: mask and depth as PNG, which no second encoding blurs"""
     build: BuildConfig = field(default_factory=BuildConfig)
 
     def __post_init__(self) -> None:
+        if self.size is not None and self.size < 16:
+            raise InputError(f"size {self.size}: at least 16 is needed.")
+        if self.lossless and self.size is None:
+            raise InputError(
+                "lossless needs size. Without it every file is stored as it is, and there is no loss to be spared."
+            )
         for given in self.component:
             if given.partition("=")[0] not in BY_NAME:
                 raise InputError(f"component: {given!r} is not NAME=GLOB with a NAME among {', '.join(BY_NAME)}.")
@@ -65,22 +75,56 @@ class Source(NamedTuple):
     images: dict[str, Entry]
 
 
+class Form(NamedTuple):
+    """How an image is encoded ("jpg" or "png"), and its height and width."""
+
+    extension: str
+    size: Size
+
+
 def conversion(sources: Iterable[Path], config: ConvertConfig) -> Work:
     """Lists the sources and plans the work; opens 100 images at most. Raises InputError if no sample is complete."""
     listing = _Listing(sources, config)
     samples = sorted(listing.samples(), key=lambda source: (unit_interval(source.key, 0), source.key))
     if not samples:
         raise InputError(f"no complete sample among {listing.files} files: {listing.describe()}. See `convert --help`.")
-    formats = {name: _most_common(s.images[name].format or "" for s in samples) for name in config.globs}
+    extensions = {name: _most_common(s.images[name].format or "" for s in samples) for name in config.globs}
     size = _most_common(_size(s.images["fg_bg"]) for s in samples[:: max(1, len(samples) // 100)])
     if size is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
+    given = {name: Form(extension, size) for name, extension in extensions.items()}
+    stored = _scaled(given, size, config)
     step = config.build.samples_per_shard
     units = [
-        ConvertUnit(shard_name(i // step), samples[i : i + step], formats, size) for i in range(0, len(samples), step)
+        ConvertUnit(shard_name(i // step), samples[i : i + step], given, stored) for i in range(0, len(samples), step)
     ]
     depth = DepthRange.metres(*config.depth_metres) if config.depth_metres else DepthRange()
-    return Work(units, formats, size, depth, listing.left_out, _fingerprint(samples, config), {})
+    done = Storage(
+        resized_from=size, resized_by="bilinear, antialiased", jpeg_quality=JPEG_QUALITY, jpeg_chroma="4:4:4"
+    )
+    return Work(
+        units,
+        components={name: form.extension for name, form in stored.items()},
+        image_size=stored["fg_bg"].size,
+        depth=depth,
+        left_out=listing.left_out,
+        fingerprint=_fingerprint(samples, config),
+        sources={},
+        storage=done if config.size else None,
+    )
+
+
+def _scaled(given: dict[str, Form], size: Size, config: ConvertConfig) -> dict[str, Form]:
+    """What becomes of each component: of the size wanted, in the format that it has unless that is to be lossless."""
+    if config.size is None:
+        return given
+    wanted = (config.size, config.size)
+    if wanted == size or config.size > min(size):
+        raise InputError(
+            f"size {config.size}: the images are {size[1]}x{size[0]}. Give a smaller size, or none to keep them."
+        )
+    lossless = {name for name, extension in formats(config.lossless).items() if extension == "png"}
+    return {name: Form("png" if name in lossless else form.extension, wanted) for name, form in given.items()}
 
 
 class _Listing:
@@ -158,15 +202,16 @@ class ConvertUnit:
 
     name: str
     samples: list[Source]
-    formats: dict[str, str]
-    image_size: Size
+    given: dict[str, Form]
+    stored: dict[str, Form]
 
     @property
     def size(self) -> int:
         return len(self.samples)
 
     def run(self, folder: Path) -> Record:
-        return write_shard(folder / self.name, self.formats, (one for s in self.samples for one in self._checked(s)))
+        extensions = {name: form.extension for name, form in self.stored.items()}
+        return write_shard(folder / self.name, extensions, (one for s in self.samples for one in self._checked(s)))
 
     def _checked(self, source: Source) -> list[Sample | LeftOut]:
         """The sample, or what is wrong with each of its bad images."""
@@ -182,13 +227,18 @@ class ConvertUnit:
 
     def _image(self, name: str, entry: Entry) -> _Image | BadImage:
         read_image = _shared_image if BY_NAME[name].shared else _image
-        return read_image(entry, name, self.formats[name], self.image_size)
+        return read_image(entry, name, self.given[name], self.stored[name])
 
 
-def _image(entry: Entry, name: str, extension: str, size: Size) -> _Image | BadImage:
+def _image(entry: Entry, name: str, given: Form, stored: Form) -> _Image | BadImage:
+    """The image as it is stored. Its statistics are those of the pixels before they were encoded again."""
     try:
         data = read(entry)
-        return _Image(data, checked(data, replace(BY_NAME[name], formats=(extension,)), size).histogram)
+        image = checked(data, replace(BY_NAME[name], formats=(given.extension,)), given.size).image
+        if stored != given:
+            image = resized(image, stored.size)
+            data = encoded(image, stored.extension, full_chroma=True)
+        return _Image(data, histogram(image))
     except BadImage as bad:
         return bad
     except OSError as error:
@@ -211,7 +261,7 @@ def _most_common(values: Iterable[T]) -> T:
 
 def _fingerprint(samples: list[Source], config: ConvertConfig) -> str:
     """Depends on what would be built and from which files, not on how many workers build it."""
-    options = (config.depth_metres, replace(config.build, workers=1))
+    options = (config.depth_metres, config.size, config.lossless, replace(config.build, workers=1))
     digest = hashlib.sha256(repr(options).encode())
     for sample in samples:
         digest.update(repr(sample).encode())

@@ -32,6 +32,7 @@ __all__ = [
     "Manifest",
     "Shard",
     "Statistics",
+    "Storage",
     "StoredComponent",
 ]
 
@@ -70,6 +71,21 @@ class StoredComponent:
     shared: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """What was done to the pixels before they were stored.
+
+    resized_from: height and width of the files that were scaled to `image_size`; None where images were composed in it.
+    resized_by: the filter that scaled them, or what they were composed of.
+    jpeg_quality, jpeg_chroma: how the components stored as jpg were encoded; those stored as png are exact.
+    """
+
+    resized_from: tuple[int, int] | None
+    resized_by: str
+    jpeg_quality: int
+    jpeg_chroma: str
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar file: its name, how many samples are in it, its size in bytes, and the digests of it and its .idx."""
@@ -91,7 +107,10 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything about a data set that is said once. `image_size` is height, width."""
+    """Everything about a data set that is said once. `image_size` is height, width.
+
+    storage: None where the images are the very files that were given (or the data set is older than this field).
+    """
 
     format: str = FORMAT
     image_size: tuple[int, int]
@@ -107,6 +126,7 @@ class Manifest:
     index: dict[str, str] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
     made_from: str = ""
+    storage: Storage | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -121,6 +141,7 @@ class Manifest:
         raw["shared"] = Shard(**raw["shared"]) if raw["shared"] else None
         raw["depth"] = DepthRange(**raw["depth"])
         raw["image_size"] = tuple(raw["image_size"])
+        raw["storage"] = _storage(raw.get("storage"))
         return cls(**raw)
 
     @classmethod
@@ -141,6 +162,13 @@ class Manifest:
         return manifest
 
 
+def _storage(raw: dict[str, Any] | None) -> Storage | None:
+    if not raw:
+        return None
+    size = raw["resized_from"]
+    return Storage(**raw | {"resized_from": tuple(size) if size else None})
+
+
 class Locations(NamedTuple):
     """Where some images lie: number of the file in `Dataset.files`, offset and size in bytes; int64 (N,) each."""
 
@@ -158,7 +186,7 @@ class Dataset:
         self._samples = self._array("samples")
         self._keys = self._array("keys")
         self._shared = {name: self._array(f"shared_{name}") for name, c in manifest.components.items() if c.shared}
-        self._first_row = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
+        self.first_row = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
 
     @classmethod
     def open(cls, root: Path) -> "Dataset":
@@ -181,7 +209,7 @@ class Dataset:
 
     def shard_of(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
         """The number in `files` of the tar that each sample lies in, int64 (N,)."""
-        return np.searchsorted(self._first_row, rows, side="right") - 1
+        return np.searchsorted(self.first_row, rows, side="right") - 1
 
     def locate(self, component: str, rows: NDArray[np.integer]) -> Locations:
         """Where the images of one component of the samples in `rows` (N,) lie."""

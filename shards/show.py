@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shards.images import save
-from shards.manifest import Dataset
+from shards.manifest import Dataset, Manifest, Storage
 
 __all__ = ["contact_sheet", "describe"]
 
@@ -23,6 +23,8 @@ def describe(dataset: Dataset, console: Console) -> None:
     console.print(
         f"  {len(manifest.shards)} shards, {size / 1e6:,.1f} MB, {size / manifest.samples / 1e3:.1f} KB a sample"
     )
+    if manifest.storage:
+        console.print(f"  {_in_words(manifest.storage, manifest)}")
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     console.print(f"  splits by {manifest.split_by}: {splits}")
     depth = manifest.depth
@@ -38,6 +40,15 @@ def describe(dataset: Dataset, console: Console) -> None:
         found = manifest.statistics[name]
         table.add_row(name, component.extension, distinct, _numbers(found.mean), _numbers(found.std))
     console.print(table)
+
+
+def _in_words(storage: Storage, manifest: Manifest) -> str:
+    how = (
+        f"scaled down from {storage.resized_from[1]}x{storage.resized_from[0]}" if storage.resized_from else "composed"
+    )
+    exact = [name for name, component in manifest.components.items() if component.extension == "png"]
+    jpeg = f"JPEG quality {storage.jpeg_quality}, chroma {storage.jpeg_chroma}"
+    return f"{how} ({storage.resized_by}); {jpeg}" + (f"; lossless: {', '.join(exact)}" if exact else "")
 
 
 def _numbers(values: list[float]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shards.images import Size
-from shards.manifest import DepthRange
+from shards.manifest import DepthRange, Storage
 from shards.record import LeftOut, Record
 
 __all__ = ["Unit", "Work"]
@@ -40,3 +40,5 @@ class Work(NamedTuple):
     """equal for two of these exactly when they build the same data set"""
     sources: dict[str, list[str]]
     """names of the files that the numbers in the keys stand for, by component, where the keys hold numbers"""
+    storage: Storage | None = None
+    """what is done to the pixels; None if nothing"""
