@@ -70,8 +70,8 @@ class EvaluateConfig:
 
     checkpoint: tyro.conf.Positional[Path]
     split: str = "test"
-    data: Path | None = None
-    """folder of the data set; what the checkpoint was trained on if not given"""
+    data: str | Path | None = None
+    """folder or URL of the data set; what the checkpoint was trained on if not given"""
     batch_size: int = 128
     device: Literal["auto", "cuda", "cpu"] = "auto"
 
@@ -79,7 +79,7 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     device = checkpoint.chosen_device(config.device)
     model, trained = checkpoint.load_model(config.checkpoint, device)
-    data = config.data or Path(trained["loader"]["data"])
+    data = config.data or trained["loader"]["data"]
     size = trained["loader"]["size"]
     wanted = LoaderConfig(data=data, split=config.split, size=size, batch_size=config.batch_size, shuffle=False)
     with Loader(wanted, device=device) as loader:

@@ -9,6 +9,7 @@ The run's folder gets config.json, metrics.jsonl, checkpoints/last.pt and best.p
 
 import argparse
 import json
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -253,8 +254,10 @@ def _config_of(run: Path) -> TrainConfig:
 
 def main() -> None:
     config, resume = parsed()
+    logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks:
         if ranks.first:
+            logging.getLogger("pipeline").setLevel(logging.INFO)
             _open_run(config, resume)
         train(config, ranks, resume)
 

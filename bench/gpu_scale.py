@@ -19,8 +19,12 @@ class Scale:
     figures: int
     rooms: int
     samples: int
-    stored: int
-    """height and width of the stored images, pixels"""
+    stored: tuple[int, ...]
+    """heights and widths of the stored images, pixels, of one data set each"""
+    whole: int
+    """samples of the data set that is read from end to end"""
+    engines: tuple[float, ...]
+    """shares of the JPEGs for the JPEG engine"""
     size: int
     """height and width of the images in batches, pixels"""
     width: int
@@ -41,14 +45,16 @@ FULL = Scale(
     figures=60,
     rooms=60,
     samples=40_000,
-    stored=160,
+    stored=(160, 64),
+    whole=400_000,
+    engines=(0.0, 0.5, 0.75, 1.0),
     size=64,
     width=32,
     batch_sizes=(64, 256, 1024),
     learn_batch=128,
     learn_epochs=2,
     learn_iou=0.7,
-    seconds=4.0,
+    seconds=2.0,
 )
 DRY = Scale(
     device="cpu",
@@ -57,7 +63,9 @@ DRY = Scale(
     figures=4,
     rooms=4,
     samples=400,
-    stored=64,
+    stored=(64, 32),
+    whole=500,
+    engines=(0.0, 0.5, 0.75, 1.0),
     size=32,
     width=8,
     batch_sizes=(8, 16),

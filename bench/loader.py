@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def decode_rate(dataset: Dataset, decode: Decode) -> float:
     """Samples a second that one thread decodes: images that are not shared, of the stored size, and nothing else."""
     channels = {name: c.channels for name, c in dataset.manifest.components.items() if not c.shared}
-    decoder, reader = make_decoder(decode, channels, BATCH, CPU), Reader(LocalTars(dataset))
+    decoder, reader = make_decoder(decode, channels, BATCH, CPU, engine=0), Reader(LocalTars(dataset))
     rows = np.asarray(dataset.split("train"), np.int64)
     begin, samples = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:

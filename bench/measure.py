@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline.batch import Batch
@@ -35,22 +36,31 @@ def synchronize(device: torch.device) -> None:
 
 
 def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> dict[str, float]:
-    """Samples a second that the loader hands over while nobody trains, and the seconds until its first batch."""
+    """Samples a second that the loader hands over while nobody trains, and the seconds until its first batch.
+
+    Also the 99th percentile of the seconds between batches, for what is fast on average may still stall. A cache is
+    filled before.
+    """
     begin = time.perf_counter()
     with Loader(config, device=device) as loader:
         batches = endless(loader)
         next(batches)
         first = time.perf_counter() - begin
+        if config.cache != "none":
+            for _ in range(len(loader)):
+                next(batches)
         _handed_over(batches, seconds / 3)
-        return {"samples_per_second": _handed_over(batches, seconds), "first_batch_seconds": first}
+        rate, between = _handed_over(batches, seconds)
+        return {"samples_per_second": rate, "p99_seconds": between, "first_batch_seconds": first}
 
 
-def _handed_over(batches: Iterator[Batch], seconds: float) -> float:
-    """Samples a second over the next `seconds`."""
-    begin, samples = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begin) < seconds:
+def _handed_over(batches: Iterator[Batch], seconds: float) -> tuple[float, float]:
+    """Samples a second over the next `seconds`, and the 99th percentile of the seconds between batches."""
+    moments, samples = [time.perf_counter()], 0
+    while moments[-1] - moments[0] < seconds:
         samples += len(next(batches).row)
-    return samples / spent
+        moments.append(time.perf_counter())
+    return samples / (moments[-1] - moments[0]), float(np.percentile(np.diff(moments), 99))
 
 
 def training_rate(

@@ -21,27 +21,36 @@ def failures(results: dict[str, Any]) -> list[str]:
 
 
 def _label(row: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {row[name]}" for name in ("test", "decode", "batch", "threads") if name in row)
+    return ", ".join(f"{name} {row[name]}" for name in ("test", "epoch", *NAMES) if name in row)
 
 
 def tables(results: dict[str, Any]) -> None:
-    console = Console(width=120, highlight=False)
+    console = Console(width=160, highlight=False)
     outcomes = Table("test", "outcome", "seconds", "measured")
     for row in results["tests"]:
         measured = "; ".join(f"{name} {_short(value)}" for name, value in row.get("measured", {}).items())
         outcomes.add_row(escape(row["test"]), row.get("outcome", "failed"), _short(row.get("seconds", "")), measured)
-    rates = Table("what", "decode", "batch", "threads", "samples/s", "first batch, s", "waited for data")
-    for section in ("loader", "training_step", "training"):
+    rates = Table("what", *NAMES, *NUMBERS)
+    for section in ("loader", "cached", "training_step", "training", "whole"):
         for row in results[section]:
-            cells = [section, *(str(row.get(name, "")) for name in ("decode", "batch", "threads"))]
-            numbers = (row.get(name) for name in ("samples_per_second", "first_batch_seconds", "waiting_share"))
-            shown = (form.format(n) if n is not None else "" for form, n in zip(FORMS, numbers, strict=True))
-            rates.add_row(*cells, *shown, style="red" if "error" in row else None)
+            told = (str(row.get(name, "")) for name in NAMES)
+            numbers = ((row.get(name), form) for name, form in NUMBERS.items())
+            shown = (form.format(number) if number is not None else "" for number, form in numbers)
+            what = row.get("epoch", section.replace("_", " "))
+            rates.add_row(what, *told, *shown, style="red" if "error" in row else None)
     console.print({name: results[name] for name in ("machine", "data", "seconds")})
     console.print(outcomes, rates)
+    for row in results["whole"]:
+        console.print(row.get("said", ""))
 
 
-FORMS = ("{:,.0f}", "{:.2f}", "{:.1%}")
+NAMES = ("stored", "decode", "engine", "cache", "batch_size", "threads")
+NUMBERS = {
+    "samples_per_second": "{:,.0f}",
+    "p99_seconds": "{:.4f}",
+    "first_batch_seconds": "{:.2f}",
+    "waiting_share": "{:.1%}",
+}
 
 
 def _short(value: Any) -> str:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from bench.gpu_scale import DRY, FULL, Scale
-from bench.measure import drawn_data, loader_rate, training_rate
+from bench.measure import drawn_data, loader_rate, synchronize, training_rate
 from model.unet import UNetConfig
-from pipeline.decode import Decode
-from pipeline.loader import LoaderConfig
+from pipeline.cache import Caching
+from pipeline.loader import Loader, LoaderConfig
 from train import TrainConfig
 
 __all__ = ["sections"]
@@ -35,8 +35,7 @@ def sections(dry: bool, work: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Names and what to call, in order; `work` is an empty folder. A result with an `error` stands for a failure."""
     scale = DRY if dry else FULL
     yield "machine", partial(attempt, machine)
-    yield "data", partial(attempt, partial(data, scale, work))
-    for section in (tests, loader, training_step, training):
+    for section in (data, tests, loader, cached, training_step, training, whole):
         yield section.__name__, partial(section, scale, work)
 
 
@@ -68,19 +67,31 @@ def machine() -> Result:
     }
 
 
-def data(scale: Scale, work: Path) -> Result:
+def data(scale: Scale, work: Path) -> list[Result]:
+    """Draws and composes a data set for each size of stored images."""
+    return [attempt(partial(_composed, scale, work, stored, scale.samples)) for stored in scale.stored]
+
+
+def _composed(scale: Scale, work: Path, stored: int, samples: int) -> Result:
     begin = time.perf_counter()
-    sizes = {"figures": scale.figures, "rooms": scale.rooms, "samples": scale.samples}
-    dataset = drawn_data(work, **sizes, size=scale.stored)
+    sizes = {"figures": scale.figures, "rooms": scale.rooms, "samples": samples}
+    dataset = drawn_data(work / f"{samples} of {stored}", **sizes, size=stored)
     size = sum(shard.bytes for shard in dataset.manifest.shards)
-    rate = scale.samples / (time.perf_counter() - begin)
-    return {**sizes, "pixels": scale.stored, "bytes": size, "samples_per_second": rate}
+    return {**sizes, "pixels": stored, "bytes": size, "samples_per_second": samples / (time.perf_counter() - begin)}
+
+
+def _place(samples: int, stored: int, work: Path) -> Path:
+    return work / f"{samples} of {stored}" / "data"
 
 
 def tests(scale: Scale, work: Path) -> list[Result]:
     """Runs tests/gpu in a process of its own: an outcome for each test, and one for the whole."""
     report = work / "report.jsonl"
-    settings = {"SLUICE_DATA": str(work / "data"), "SLUICE_DEVICE": scale.device, "SLUICE_REPORT": str(report)}
+    settings = {
+        "SLUICE_DATA": str(_place(scale.samples, scale.stored[0], work)),
+        "SLUICE_DEVICE": scale.device,
+        "SLUICE_REPORT": str(report),
+    }
     options = ["--confcutdir=tests/gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", "tests/gpu", *options]
     whole = attempt(partial(_run, command, settings))
@@ -95,34 +106,91 @@ def _run(command: list[str], settings: dict[str, str]) -> Result:
 
 
 def loader(scale: Scale, work: Path) -> list[Result]:
-    """Rates of the loader with nobody training: each decoder on all cores, and the first on few threads."""
-    device, rows = torch.device(scale.device), []
-    decoders: list[tuple[Decode, int]] = [(scale.decode, 0), (scale.decode, 4), ("cpu", 0), ("portable", 0)]
-    for batch_size in scale.batch_sizes:
-        for decode, threads in dict.fromkeys(decoders):
-            config = _reading(scale, work, batch_size, decode, threads)
-            rate = attempt(partial(loader_rate, config, device, scale.seconds))
-            rows.append({"decode": decode, "batch": batch_size, "threads": threads or os.cpu_count(), **rate})
-    return rows
+    """Rates of the loader with nobody training: each decoder, and at one batch size each way to use the GPU."""
+    first, middle = scale.decode, scale.batch_sizes[len(scale.batch_sizes) // 2]
+    wanted: list[dict[str, Any]] = [
+        {"decode": decode, "batch_size": batch}
+        for batch in scale.batch_sizes
+        for decode in dict.fromkeys((first, "cpu"))
+    ]
+    wanted += [{"decode": first, "batch_size": middle, "engine": engine} for engine in scale.engines]
+    wanted += [{"decode": "portable", "batch_size": middle}, {"decode": first, "batch_size": middle, "threads": 4}]
+    return [_rated(scale, work, stored, **options) for stored in scale.stored for options in wanted]
+
+
+def cached(scale: Scale, work: Path) -> list[Result]:
+    """Rates of the loader from the cache, which the first epoch has filled."""
+    kept = ("host", "device") if scale.device == "cuda" else ("host",)
+    options = [{"batch_size": batch, "cache": cache} for cache in kept for batch in scale.batch_sizes]
+    return [_rated(scale, work, scale.stored[0], decode=scale.decode, **option) for option in options]
+
+
+def _rated(scale: Scale, work: Path, stored: int, **options: Any) -> Result:
+    config = _reading(scale, work, stored, **options)
+    rate = attempt(partial(loader_rate, config, torch.device(scale.device), scale.seconds))
+    return {"stored": stored, **options, "threads": config.threads or os.cpu_count(), **rate}
 
 
 def training_step(scale: Scale, work: Path) -> list[Result]:
     """Rates of training on one batch that lies on the device."""
-    return [_trained(scale, work, batch_size, "portable", resident=True) for batch_size in scale.batch_sizes]
+    return [
+        _trained(scale, work, resident=True, batch_size=size, decode="portable", threads=1)
+        for size in scale.batch_sizes
+    ]
 
 
 def training(scale: Scale, work: Path) -> list[Result]:
     """Rates of training through the loader, and how much of the time it waits."""
-    decoders: dict[Decode, None] = dict.fromkeys((scale.decode, "cpu"))
-    return [_trained(scale, work, size, decode, resident=False) for decode in decoders for size in scale.batch_sizes]
+    ways: list[dict[str, Any]] = [{"decode": decode} for decode in dict.fromkeys((scale.decode, "cpu"))]
+    ways.append({"decode": scale.decode, "cache": "device" if scale.device == "cuda" else "host"})
+    return [_trained(scale, work, resident=False, batch_size=size, **way) for way in ways for size in scale.batch_sizes]
 
 
-def _reading(scale: Scale, work: Path, batch_size: int, decode: Decode, threads: int) -> LoaderConfig:
-    return LoaderConfig(data=work / "data", size=scale.size, batch_size=batch_size, decode=decode, threads=threads)
-
-
-def _trained(scale: Scale, work: Path, batch_size: int, decode: Decode, *, resident: bool) -> Result:
-    reading = _reading(scale, work, batch_size, decode, threads=1 if resident else 0)
+def _trained(scale: Scale, work: Path, *, resident: bool, **options: Any) -> Result:
+    reading = _reading(scale, work, scale.stored[0], **options)
     config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb="off")
     do = partial(training_rate, config, torch.device(scale.device), scale.seconds, resident=resident)
-    return {"decode": "none" if resident else decode, "batch": batch_size, **attempt(do)}
+    return {**options, "decode": "none" if resident else options["decode"], **attempt(do)}
+
+
+def _reading(scale: Scale, work: Path, stored: int, **options: Any) -> LoaderConfig:
+    return LoaderConfig(data=_place(scale.samples, stored, work), size=scale.size, **options)
+
+
+def whole(scale: Scale, work: Path) -> list[Result]:
+    """Two epochs over many samples: the first from a cold page cache, decoding; the second from the device's cache."""
+    made = attempt(partial(_composed, scale, work, scale.stored[0], scale.whole))
+    if "error" in made:
+        return [made]
+    return [made, *_listed(attempt(partial(_epochs, scale, _place(scale.whole, scale.stored[0], work))))]
+
+
+def _epochs(scale: Scale, place: Path) -> Result:
+    cache: Caching = "device" if scale.device == "cuda" else "host"
+    config = LoaderConfig(data=place, size=scale.size, batch_size=scale.batch_sizes[-1], cache=cache)
+    for tar in place.glob("*.tar"):
+        forget(tar)
+    said: list[Result] = []
+    with Loader(config, device=scale.device) as opened:
+        for name in ("decoded, cold page cache", f"from the {cache}'s cache"):
+            before = opened.stats
+            for _ in opened:
+                pass
+            synchronize(opened.device)
+            stats = opened.stats.since(before)
+            rate = {"samples_per_second": stats.samples_per_second, "busy": stats.busy, "said": str(stats)}
+            said.append({"epoch": name, "decode": opened.decode, "seconds": stats.seconds, **rate})
+    return {"epochs": said}
+
+
+def _listed(result: Result) -> list[Result]:
+    epochs: list[Result] = result.pop("epochs", [])
+    return epochs or [result]
+
+
+def forget(file: Path) -> None:
+    """Has the system drop what it keeps of a file in memory."""
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)

@@ -41,7 +41,7 @@ class Cache:
         if not self.capacity:
             raise InputError(f"the cache may take {limit:,} bytes, but one sample takes {one:,}. Raise --cache-mib.")
         needed = f"{self.capacity * one / (1 << 20):,.0f} MiB on {device} for {self.capacity:,} of {samples:,} samples"
-        log.info("cache: %s", needed)
+        log.info("the cache takes %s", needed)
         try:
             self._filled, self._images = _taken(shapes, self.capacity, device, purpose)
         except NoRoom as lack:

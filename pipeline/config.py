@@ -41,6 +41,8 @@ class LoaderConfig:
     decode: Decode = "auto"
     """gpu and cpu are DALI, portable is Pillow; auto measures gpu and cpu where there is a GPU, else takes the first
     of cpu and portable that the machine has"""
+    engine: float = 0.9
+    """share of the JPEGs that goes to the GPU's JPEG engine, where it has one, with decode=gpu"""
     threads: int = 0
     """threads of this rank that decode, each a batch of its own; 0 is one a core, shared among the ranks here"""
     ahead: int = 2
@@ -64,3 +66,5 @@ class LoaderConfig:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: at least {least} is needed.")
+        if not 0 <= self.engine <= 1:
+            raise InputError(f"engine={self.engine}: a share from 0 to 1 is needed.")

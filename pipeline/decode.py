@@ -14,9 +14,6 @@ __all__ = ["Decode", "Decoder", "candidates", "make_decoder", "resized"]
 
 Decode = Literal["auto", "gpu", "cpu", "portable"]
 
-ENGINE = 0.9
-"""DALI's own default for hw_decoder_load"""
-
 
 class Decoder(Protocol):
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
@@ -39,7 +36,7 @@ def candidates(decode: Decode, device: torch.device) -> list[Decode]:
 
 
 def make_decoder(
-    decode: Decode, channels: dict[str, int], batch_size: int, device: torch.device, engine: float = ENGINE
+    decode: Decode, channels: dict[str, int], batch_size: int, device: torch.device, engine: float
 ) -> Decoder:
     """A decoder of up to `batch_size` images of each of the components in `channels`, for one thread.
 

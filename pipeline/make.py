@@ -55,7 +55,7 @@ class BatchMaker:
         channels = {name: components[name].channels for name in components if name not in self._banks}
         self._decoders: queue.SimpleQueue[tuple[Decoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(decoders):
-            self._decoders.put((make_decoder(decode, channels, plan.largest, device), _stream(device)))
+            self._decoders.put((make_decoder(decode, channels, plan.largest, device, config.engine), _stream(device)))
         self._cache = self._make_cache(channels) if config.cache != "none" else None
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
@@ -159,7 +159,7 @@ class BatchMaker:
 
     def _bank(self, name: str) -> Bank:
         component, chunk = self._dataset.manifest.components[name], 64
-        decoder = make_decoder(self._decode, {name: component.channels}, chunk, self._device)
+        decoder = make_decoder(self._decode, {name: component.channels}, chunk, self._device, self._config.engine)
         encoded = self._reader.read(self._dataset.locate_shared(name, np.arange(component.shared)))
         bank = Bank(encoded, lambda images: self._finished(decoder, {name: images})[name], chunk)
         if bank.bad:

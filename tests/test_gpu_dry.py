@@ -13,7 +13,7 @@ from bench.gpu import gpus
 from bench.report import failures
 
 ROOT = Path(__file__).parent.parent
-TESTS = 9
+TESTS = 13
 
 
 def run(*arguments: str, out: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -27,10 +27,13 @@ def test_a_dry_run_does_everything(tmp_path: Path) -> None:
     finished = run("-m", "bench.gpu", "--dry", out=tmp_path)
     assert finished.returncode == 0, finished.stdout[-4000:] + finished.stderr[-4000:]
     results = json.loads((tmp_path / "gpu.json").read_text())
-    assert list(results) == ["machine", "seconds", "data", "tests", "loader", "training_step", "training"]
+    assert list(results) == [
+        *("machine", "seconds", "data", "tests", "loader", "cached", "training_step", "training", "whole")
+    ]
     assert [row["outcome"] for row in results["tests"]] == ["passed"] * (TESTS + 1)
-    rates = [row["samples_per_second"] for name in ("loader", "training_step", "training") for row in results[name]]
-    assert len(rates) == 10
+    measured = ("loader", "cached", "training_step", "training", "whole")
+    rates = [row["samples_per_second"] for name in measured for row in results[name]]
+    assert len(rates) == 33
     assert min(rates) > 0
     assert finished.stdout.splitlines()[-1] == f"dry run: 0 failures; results: {tmp_path / 'gpu.json'}"
 
