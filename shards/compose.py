@@ -27,13 +27,8 @@ from shards.work import Unit, Work
 
 __all__ = ["ComposeConfig", "compose_folders", "composition", "paste"]
 
-STORAGE = Storage(
-    resized_from=None,
-    resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",
-    jpeg_quality=JPEG_QUALITY,
-    jpeg_chroma="4:2:0",
-)
-"""Of all but the backgrounds that are JPEGs of the right size already"""
+SIZE_2020 = 160
+"""pixels; smaller images are taken to be of the size that is trained at, and their colour is stored in full"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +48,7 @@ class ComposeConfig:
     """paste each mirrored figure as often again"""
     samples: int | None = None
     """keep so many of them, chosen at random; all if not given"""
-    size: int = 160
+    size: int = SIZE_2020
     """height and width of all images, pixels"""
     scale: tuple[float, float] = (0.3, 0.6)
     """least and greatest length of the figure's longer side, as a share of the image's"""
@@ -114,7 +109,17 @@ def composition(config: ComposeConfig) -> Work:
     sources = {"fg": [path.name for path in figures.values()], "bg": [path.name for path in backgrounds.values()]}
     size = (config.size, config.size)
     fingerprint = _fingerprint(config, figures, backgrounds)
-    return Work(units, formats(config.lossless), size, METRES, left_out, fingerprint, sources, STORAGE)
+    return Work(units, formats(config.lossless), size, METRES, left_out, fingerprint, sources, _storage(config.size))
+
+
+def _storage(size: int) -> Storage:
+    """Of all images but the backgrounds that are JPEGs of this size already."""
+    return Storage(
+        resized_from=None,
+        resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",
+        jpeg_quality=JPEG_QUALITY,
+        jpeg_chroma="4:4:4" if size < SIZE_2020 else "4:2:0",
+    )
 
 
 def _usable(what: str, folder: Path, left_out: list[LeftOut], load: Callable[[Path], object]) -> dict[int, Path]:
@@ -158,7 +163,7 @@ def load_background(path: Path, depth: Path, size: int) -> Background:
         raise BadImage("wrong-size", f"{image.size}, but its depth map has {millimetres.size}")
     as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
     fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    data = path.read_bytes() if as_it_is else encoded(fitted, "jpg")
+    data = path.read_bytes() if as_it_is else encoded(fitted, "jpg", full_chroma=size < SIZE_2020)
     return Background(data, Image.open(io.BytesIO(data)).convert("RGB"), _fitted_metres(millimetres, size))
 
 
@@ -245,8 +250,9 @@ class ComposeUnit:
         background = load_background(self.backgrounds[pasting.bg], self.config.depth, self.config.size)
         random = np.random.Generator(np.random.Philox(_number(f"{self.config.seed} {pasting.key}")))
         images = paste(background, figure, random, self.config)._asdict()
-        data = {name: encoded(image, self.formats[name]) for name, image in images.items()} | {"bg": background.data}
-        images["bg"] = background.image
+        full = self.config.size < SIZE_2020
+        data = {name: encoded(image, self.formats[name], full) for name, image in images.items()}
+        data["bg"], images["bg"] = background.data, background.image
         return Sample(pasting.key, data, {name: histogram(image) for name, image in images.items()})
 
 
