@@ -22,7 +22,7 @@ from pipeline.config import LoaderConfig
 from pipeline.decode import Decode, candidates
 from pipeline.make import BatchMaker
 from pipeline.plan import Plan
-from pipeline.reader import LocalTars, Tars
+from pipeline.reader import LocalTars, Reader
 from pipeline.remote import Downloads, is_remote
 from pipeline.stats import Stats
 from pipeline.windows import Windows
@@ -55,8 +55,10 @@ class Loader:
             self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
             self._downloads = _downloads(config, closing) if is_remote(config.data) else None
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
-            self._tars: Tars = self._downloads or LocalTars(self.dataset)
+            self._reader = Reader(self._downloads or LocalTars(self.dataset))
             self.plan = _plan(config, self.dataset, world)
+            if self._downloads and config.window:
+                self._downloads.check_room(2 * config.window)
             self._expect()
             self.decode = self._chosen()
             self._maker = self._make_maker(self.decode, config.cache)
@@ -85,7 +87,7 @@ class Loader:
     def _make_maker(self, decode: Decode, cache: Caching) -> BatchMaker:
         config = replace(self.config, cache=cache)
         return BatchMaker(
-            self.dataset, self._tars, self.plan, config, decode=decode, decoders=self._threads, device=self.device
+            self.dataset, self._reader, self.plan, config, decode=decode, decoders=self._threads, device=self.device
         )
 
     def __len__(self) -> int:
@@ -134,6 +136,7 @@ class Loader:
             needed = windows.ahead(self._epoch, self.plan.bounds(self._step)[0]) if windows else self._all_shards()
             if needed != self._expected:
                 self._downloads.prefetch(needed)
+                self._reader.keep(needed)
                 self._expected = needed
 
     def _all_shards(self) -> list[int]:

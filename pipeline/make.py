@@ -19,7 +19,7 @@ from pipeline.cache import Cache
 from pipeline.config import LoaderConfig
 from pipeline.decode import Decode, Decoder, make_decoder, resized
 from pipeline.plan import Plan
-from pipeline.reader import Encoded, Reader, Tars
+from pipeline.reader import Encoded, Reader
 from pipeline.stats import Stopwatch
 from shards.errors import InputError
 from shards.manifest import Dataset
@@ -38,7 +38,7 @@ class BatchMaker:
     def __init__(
         self,
         dataset: Dataset,
-        tars: Tars,
+        reader: Reader,
         plan: Plan,
         config: LoaderConfig,
         *,
@@ -47,7 +47,7 @@ class BatchMaker:
         device: torch.device,
     ) -> None:
         self._dataset, self._plan, self._config, self._device = dataset, plan, config, device
-        self._rows, self._reader = dataset.split(config.split), Reader(tars)
+        self._rows, self._reader = dataset.split(config.split), reader
         self._decode, self.watch = decode, Stopwatch()
         self.bad: set[int] = set()
         self._banks = {name: self._bank(name) for name in self._shared_within(config.bank_mib << 20)}

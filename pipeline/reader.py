@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Collection
 from threading import Lock
 from typing import Protocol
 
@@ -32,10 +33,12 @@ class LocalTars:
         """Raises InputError if a tar is missing or not as long as the manifest says, rather than in mid-epoch."""
         self._files, manifest = dataset.files, dataset.manifest
         shards = [*manifest.shards, *([manifest.shared] if manifest.shared else [])]
-        for path, size in ((dataset.root / shard.name, shard.bytes) for shard in shards):
-            found = path.stat().st_size if path.exists() else 0
-            if found != size:
-                raise InputError(f"{path}: {found:,} bytes where the manifest says {size:,}. Copy the data set again.")
+        for shard in shards:
+            found = _size(path := f"{dataset.root}/{shard.name}")  # a Path would take longer than the question
+            if found != shard.bytes:
+                raise InputError(
+                    f"{path}: {found:,} bytes where the manifest says {shard.bytes:,}. Copy the data set again."
+                )
 
     def open(self, number: int) -> int:
         return os.open(self._files[number], os.O_RDONLY)
@@ -64,6 +67,12 @@ class Reader:
         except OSError as error:
             raise InputError(f"a shard cannot be read ({error}). Check the disk or network that it is on.") from error
 
+    def keep(self, numbers: Collection[int]) -> None:
+        """Closes all tars but these: what has been removed from the disk takes room there until it is closed."""
+        with self._lock:
+            for number in self._opened.keys() - set(numbers):
+                del self._opened[number]
+
     def _tar(self, number: int) -> "_Tar":
         with self._lock:
             if tar := self._opened.get(number):
@@ -85,3 +94,11 @@ class _Tar:
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+
+
+def _size(path: str) -> int:
+    """In bytes; 0 where there is no such file."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -84,6 +84,11 @@ class Downloads:
                     thread.start()
             self._changed.notify_all()
 
+    def check_room(self, count: int) -> None:
+        """Raises InputError if the `count` largest tars do not fit the limit together: now rather than in mid-epoch."""
+        by_size = sorted(range(len(self.dataset.manifest.shards)), key=lambda number: self._shards[number].bytes)
+        self._check_room(by_size[-count:])
+
     def close(self) -> None:
         """Ends the threads; what is under way is given up.
 

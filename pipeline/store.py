@@ -63,8 +63,9 @@ class Store:
                 claim.unlink()
                 return os.open(tar, os.O_RDONLY)
         except BaseException:
-            partial.unlink(missing_ok=True)
-            claim.unlink(missing_ok=True)
+            with self._lock():
+                partial.unlink(missing_ok=True)
+                claim.unlink(missing_ok=True)
             raise
         finally:
             os.close(held)

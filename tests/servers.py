@@ -18,7 +18,8 @@ __all__ = ["Server", "http_server", "s3_server"]
 class Server:
     """A server's address, what it was asked for, and what goes wrong next with which file.
 
-    Faults: "cut" and "stall" after half the file, "flip" for a wrong byte, "more" for a file that goes on, or a status.
+    Faults: "cut" or "stall" after half the file, "flip" for a wrong byte, or a status; over HTTP also "short" and
+    "endless" for a file of a length that is not said.
     """
 
     def __init__(self) -> None:
@@ -41,14 +42,20 @@ class Server:
             return next(self._faults.get(name, iter(())), "")
 
     def parts(self, body: bytes, fault: str) -> Iterator[bytes]:
-        """The body in two parts, as the fault leaves it. Raises ConnectionError where the connection is to be cut."""
+        """The body in parts, as the fault leaves it. Raises ConnectionError where the connection is to be cut."""
         middle = len(body) // 2
         yield body[:middle]
         if fault == "cut":
             raise ConnectionAbortedError
         if fault == "stall":
             self.go_on.wait(20)
-        yield bytes([body[middle] ^ 1]) + body[middle + 1 :] if fault == "flip" else body[middle:]
+        if fault == "flip":
+            yield bytes([body[middle] ^ 1])
+            middle += 1
+        if fault != "short":
+            yield body[middle:]
+        if fault == "endless":  # almost: a test that fails should end
+            yield from itertools.repeat(body, 500)
 
 
 @contextmanager
@@ -62,9 +69,10 @@ def http_server(folder: Path) -> Iterator[Server]:
             if fault.isdigit() or not path.is_file():
                 self.send_error(int(fault or 404))
                 return
-            body = path.read_bytes() * (2 if fault == "more" else 1)
+            body = path.read_bytes()
             self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            if fault not in ("short", "endless"):
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             for part in server.parts(body, fault):
                 self.wfile.write(part)
@@ -91,7 +99,7 @@ def s3_server() -> Iterator[Server]:
             return list(moto(environ, start))
         fault = server.answer(Path(environ["PATH_INFO"]).name)
         if fault.isdigit():
-            start(f"{fault} a fault", [])
+            start(f"{fault} a fault", [("Content-Length", "0")])
             return []
         return server.parts(b"".join(moto(environ, start)), fault)
 

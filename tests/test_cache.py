@@ -98,7 +98,8 @@ def test_ranks_of_one_machine_share_one_copy(dataset: Path) -> None:
     ranks = Path(__file__).parent / "cached_ranks.py"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     settings = os.environ | {"PYTHONPATH": str(ranks.parent.parent), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run([*launcher, str(ranks), str(dataset)], env=settings, capture_output=True, text=True, timeout=120)
+    command = [*launcher, str(ranks), str(dataset)]
+    finished = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     said = sorted(line for line in finished.stdout.splitlines() if line.startswith("rank"))
     assert [line.split(": ")[1] for line in said] == ["decoded 60, then 0", "decoded 60, then 0"]

@@ -1,0 +1,33 @@
+"""A server that holds the data set, and what downloads from it; a plugin of the test modules that name it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from downloading import ROOMY, Start
+from servers import Server, http_server
+
+from pipeline import origin
+from pipeline.remote import Downloads
+
+
+@pytest.fixture
+def server(dataset: Path) -> Iterator[Server]:
+    with http_server(dataset) as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts Downloads, impatient ones, into one folder, and closes them in the end."""
+    monkeypatch.setattr(origin, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(origin, "STALLED", 0.3)
+    started = []
+
+    def start(url: str, limit: int = ROOMY) -> Downloads:
+        started.append(Downloads(url, tmp_path / "downloads", limit))
+        return started[-1]
+
+    yield start
+    for downloads in started:
+        downloads.close()
