@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check bench bench-loaders gpu
+.PHONY: help demo test check bench bench-scale bench-loaders gpu
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
 	@echo "make test    all tests (4 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
 	@echo "make bench   loader and conversion rates on this machine"
+	@echo "make bench-scale   what 100 million samples cost (4 minutes on 2 cores, 6 GB of disk), and shard sizes for a cluster"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make gpu     tests and benchmarks on a CUDA GPU; DRY=1 walks the same code on the CPU"
 
@@ -34,6 +35,10 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.loader
+
+bench-scale: $(VENV)/installed
+	$(BIN)/python -m bench.many
+	$(BIN)/python -m bench.scale
 
 # The peers disagree about versions, and some need a compiler: an environment of their own.
 $(VENV)-bench/installed: requirements.txt bench/requirements.txt bench/race/install.py

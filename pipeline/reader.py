@@ -34,7 +34,7 @@ class LocalTars:
         self._files, manifest = dataset.files, dataset.manifest
         shards = [*manifest.shards, *([manifest.shared] if manifest.shared else [])]
         for shard in shards:
-            found = _size(path := f"{dataset.root}/{shard.name}")  # a Path would take longer than the question
+            found = _size(path := f"{dataset.root}/{shard.name}")
             if found != shard.bytes:
                 raise InputError(
                     f"{path}: {found:,} bytes where the manifest says {shard.bytes:,}. Copy the data set again."
@@ -99,6 +99,6 @@ class _Tar:
 def _size(path: str) -> int:
     """In bytes; 0 where there is no such file."""
     try:
-        return os.stat(path).st_size
+        return os.stat(path).st_size  # noqa: PTH116  # to make a Path of it would take longer
     except FileNotFoundError:
         return 0

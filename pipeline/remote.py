@@ -152,7 +152,6 @@ class Downloads:
         while (number := self._next()) is not None:
             with suppress(Exception):  # kept in _failed, or met again by `open`
                 self._ahead(number)
-            self._under_way.discard(number)
 
     def _next(self) -> int | None:
         with self._changed:
@@ -164,11 +163,18 @@ class Downloads:
             return number
 
     def _ahead(self, number: int) -> None:
-        while number in self._wanted:
-            if (descriptor := self._tried(number)) is not None:
-                os.close(descriptor)
-                return
-            self._closed.wait(_POLL)
+        """Downloads a tar; puts it off if another process is at it, for there may be others that nobody is at."""
+        try:
+            descriptor = self._tried(number)
+        finally:
+            self._under_way.discard(number)
+        if descriptor is not None:
+            os.close(descriptor)
+            return
+        with self._changed:
+            if number in self._wanted:
+                self._queue.append(number)
+        self._closed.wait(_POLL)
 
     def _touched(self, number: int) -> bool:
         """Whether the tar is there, which then counts as used now: other processes are to take older ones first."""
