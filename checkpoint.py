@@ -15,9 +15,9 @@ from model.unet import DualUNet, UNetConfig
 from pipeline.loader import Loader
 from shards.atomic import replacing
 from shards.errors import InputError
-from shards.manifest import Dataset
+from shards.manifest import Dataset, DepthRange
 
-__all__ = ["Architecture", "Training", "chosen_device", "load", "load_model", "make_model"]
+__all__ = ["Architecture", "Training", "chosen_device", "load", "load_model", "make_model", "refuse_other_depth"]
 
 Architecture = Literal["unet", "seed"]
 
@@ -95,3 +95,13 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, A
     model = make_model(config["architecture"], UNetConfig(**config["unet"]), device)
     model.load_state_dict(state["model"])
     return model.eval(), config
+
+
+def refuse_other_depth(path: Path, config: dict[str, Any], data: str | Path, found: DepthRange) -> None:
+    """Raises InputError if `found`, the depth range of `data`, is not that which the network was trained on."""
+    trained = DepthRange(**config["depth"])
+    if trained.scale != found.scale:
+        raise InputError(
+            f"{path}: trained on depth {trained}; the depth of {data} is {found}. The same value would mean another "
+            "depth. Use a data set of the same unit and range."
+        )

@@ -45,7 +45,7 @@ def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict
     dtype: of autocast, float32 for none. The loader's split must not be shuffled for the picture to stay the same.
     """
     depth = loader.dataset.manifest.depth
-    metrics = Metrics(depth_min=depth.black, depth_max=depth.white).to(loader.device)
+    metrics = Metrics(depth_min=depth.near, depth_max=depth.far).to(loader.device)
     picture = torch.empty(0)
     model.eval()
     with torch.inference_mode(), torch.autocast(loader.device.type, dtype, enabled=dtype != torch.float32):
@@ -83,6 +83,7 @@ def main(config: EvaluateConfig) -> None:
     size = trained["loader"]["size"]
     wanted = LoaderConfig(data=data, split=config.split, size=size, batch_size=config.batch_size, shuffle=False)
     with Loader(wanted, device=device) as loader:
+        checkpoint.refuse_other_depth(config.checkpoint, trained, data, loader.dataset.manifest.depth)
         metrics, picture = evaluate(model, loader, torch.float32)
         print_table(f"{config.checkpoint} on {data}, {config.split} ({loader.plan.samples:,} samples)", metrics)
     run = config.checkpoint.resolve().parent.parent

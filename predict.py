@@ -4,7 +4,7 @@
 
 FG_BG and BG are an image each; or FG_BG is a folder, and BG a folder with images of the same names or one image for
 all. Images may be of any size. For each pair NAME.mask.png (8 bits) and NAME.depth.png (16 bits) of its size are
-written; depth is in millimetres where the network was trained on metres, else 0..65535 over the range of its depth.
+written; depth is in millimetres where the network was trained on metres, else 0..65535 from near to far.
 """
 
 from dataclasses import dataclass
@@ -86,8 +86,8 @@ def load_pair(fg_bg: Path, bg: Path) -> tuple[Tensor, Tensor]:
 
 
 def depth_pixels(depth: Tensor, depth_range: DepthRange) -> NDArray[np.uint16]:
-    """Depth in [0, 1] as 16-bit pixels: millimetres where the range is in metres, else 0..65535 over the range."""
-    distance = depth_range.black + depth.double() * (depth_range.white - depth_range.black)
+    """Depth in [0, 1], near to far, as 16-bit pixels: millimetres where the range is in metres, else 0..65535."""
+    distance = depth_range.near + depth.double() * (depth_range.far - depth_range.near)
     pixels = distance * 1000 if depth_range.unit == "m" else depth.double() * 65535
     return pixels.round().clamp(0, 65535).numpy().astype(np.uint16)
 

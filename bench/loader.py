@@ -39,7 +39,7 @@ def decode_rate(dataset: Dataset, decode: Decode) -> float:
     begin, samples = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:
         some = rows[np.arange(samples, samples + BATCH) % len(rows)]
-        decoder.decode({name: reader.read(dataset.locate(name, some)) for name in channels})
+        decoder.decode(reader.read({name: dataset.locate(name, some) for name in channels}))
         samples += BATCH
     return samples / spent
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from model.unet import Prediction
 
-__all__ = ["DEPTH_LOSSES", "MASK_LOSSES", "Loss", "depth_loss", "mask_loss", "ssim"]
+__all__ = ["DEPTH_LOSSES", "MASK_LOSSES", "Loss", "depth_loss", "mask_loss", "share", "ssim"]
 
 Loss = Callable[[Prediction, Tensor], Tensor]
-"""(prediction, uint8 target (N, 1, H, W)) to a float32 scalar that is 0 at best."""
+"""(prediction, uint8 or uint16 target (N, 1, H, W)) to a float32 scalar that is 0 at best."""
 Term = Callable[[Tensor, Tensor], Tensor]
 
 TERM = re.compile(r"\s*((?P<weight>\d+(\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>\w+)\s*")
@@ -20,6 +20,11 @@ TERM = re.compile(r"\s*((?P<weight>\d+(\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>\w+)\s*"
 SIGMA = 1.5
 REACH = 5
 """Wang et al. 2004 use a Gaussian window of 11 x 11 pixels and 1.5 pixels standard deviation."""
+
+
+def share(stored: Tensor) -> Tensor:
+    """uint8 or uint16 to float32 in 0..1 of the type's range."""
+    return stored.float() / torch.iinfo(stored.dtype).max
 
 
 def window(size: int, device: torch.device) -> Tensor:
@@ -99,7 +104,7 @@ def weighted_sum(spec: str, losses: Mapping[str, Loss]) -> Loss:
     terms = [parse_term(term, spec, losses) for term in spec.split("+")]
 
     def total(prediction: Prediction, target: Tensor) -> Tensor:
-        wanted = target / 255
+        wanted = share(target)
         return torch.stack([weight * loss(prediction, wanted) for weight, loss in terms]).sum()
 
     return total

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from model.losses import ssim
+from model.losses import share, ssim
 from model.unet import Prediction
 
 __all__ = ["Metrics"]
@@ -44,10 +44,10 @@ class Metrics(Metric):
         self.add_state("sums", torch.zeros(len(SUMS), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, prediction: Prediction, mask: Tensor, depth: Tensor) -> None:
-        """mask, depth: uint8 (N, 1, H, W), the targets, 0..255."""
-        true_depth = depth / 255
+        """mask, depth: (N, 1, H, W), the targets, uint8 0..255 or uint16 0..65535."""
+        true_depth = share(depth)
         measured = {
-            **overlap(prediction.coverage, mask / 255, "mask"),
+            **overlap(prediction.coverage, share(mask), "mask"),
             **overlap(prediction.depth, true_depth, "half"),
             **errors(prediction.depth, true_depth),
             **ratios(self.distance(prediction.depth), self.distance(true_depth)),

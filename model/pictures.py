@@ -11,9 +11,11 @@ __all__ = ["five_rows"]
 def five_rows(fg_bg: Tensor, mask: Tensor, depth: Tensor, prediction: Prediction, columns: int = 8) -> Tensor:
     """fg_bg, true mask, true depth, predicted mask, predicted depth, a sample a column: uint8 (5 H, columns W, 3).
 
-    fg_bg, mask, depth: uint8 (N, C, H, W). The prediction is of the same samples. Both depths of a sample are made
-    brighter alike, so that its farthest true point is white: a room of 3 m in a range of 10 m would be too dark to see.
+    fg_bg, mask, depth: uint8 (N, C, H, W), depth perhaps uint16. The prediction is of the same samples. Both depths of
+    a sample are made brighter alike, so that its farthest true point is white: a room of 3 m in a range of 10 m would
+    be too dark to see.
     """
+    depth = depth.float() * (255 / torch.iinfo(depth.dtype).max)
     farthest = depth.amax((1, 2, 3), keepdim=True).clamp_min(1)
     rows = (
         fg_bg,

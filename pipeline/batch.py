@@ -8,7 +8,10 @@ __all__ = ["Batch"]
 
 
 class Batch(NamedTuple):
-    """N samples of H x W pixels on one device, channels_last, as they were stored: uint8 until the model."""
+    """N samples of H x W pixels on one device, channels_last, as they were stored: integers until the model.
+
+    Depth alone is normalised: where the near is stored bright, it is inverted on its way here, and nowhere else.
+    """
 
     fg_bg: Tensor
     """uint8 (N, 3, H, W), 0..255: the background with the figure in it, RGB"""
@@ -17,6 +20,7 @@ class Batch(NamedTuple):
     mask: Tensor
     """uint8 (N, 1, H, W), 0..255: how much of the pixel the figure covers"""
     depth: Tensor
-    """uint8 (N, 1, H, W), 0..255 over the data set's depth range (manifest.json, `depth`)"""
+    """uint8 or uint16 (N, 1, H, W), as many bits as are stored: 0 at the near end of the data set's depth range
+    (manifest.json, `depth`), the greatest value, 255 or 65535, at the far end"""
     row: Tensor
     """int64 (N,) on the host: the samples' rows in the data set's index"""

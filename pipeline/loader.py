@@ -55,6 +55,7 @@ class Loader:
             self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
             self._downloads = _downloads(config, closing) if is_remote(config.data) else None
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
+            _refuse_incomplete(self.dataset, config)
             self._reader = Reader(self._downloads or LocalTars(self.dataset))
             self.plan = _plan(config, self.dataset, world)
             if self._downloads and config.window:
@@ -220,6 +221,11 @@ def _hand_over(batch: Batch) -> None:
     for tensor in batch:
         if tensor.is_cuda:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+
+def _refuse_incomplete(dataset: Dataset, config: LoaderConfig) -> None:
+    if "depth" not in dataset.manifest.components:
+        raise InputError(f"{config.data}: has no depth yet. Add it with `python -m shards depth {config.data} OUT`.")
 
 
 def _downloads(config: LoaderConfig, closing: ExitStack) -> Downloads:

@@ -50,12 +50,15 @@ class BatchMaker:
         self._rows, self._reader = dataset.split(config.split), reader
         self._decode, self.watch = decode, Stopwatch()
         self.bad: set[int] = set()
-        self._banks = {name: self._bank(name) for name in self._shared_within(config.bank_mib << 20)}
         components = dataset.manifest.components
+        self._deep = {name for name in components if components[name].bits == 16}
+        self._inverted = {"depth"} if dataset.manifest.depth.near_is_bright else set()
+        self._banks = {name: self._bank(name) for name in self._shared_within(config.bank_mib << 20)}
         channels = {name: components[name].channels for name in components if name not in self._banks}
         self._decoders: queue.SimpleQueue[tuple[Decoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(decoders):
-            self._decoders.put((make_decoder(decode, channels, plan.largest, device, config.engine), _stream(device)))
+            decoder = make_decoder(decode, channels, plan.largest, device, config.engine, self._deep)
+            self._decoders.put((decoder, _stream(device)))
         self._cache = self._make_cache(channels) if config.cache != "none" else None
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
@@ -75,10 +78,11 @@ class BatchMaker:
         with self.watch.timed("gather"):
             for name, bank in self._banks.items():
                 images[name] = bank.gather(self._dataset.shared_number(name, rows))
+        images |= {name: _as_values(images[name]) for name in self._deep}
         return Batch(**images, row=torch.from_numpy(rows))
 
     def _images(self, decoder: Decoder, members: Members) -> dict[str, Tensor]:
-        """Images of all components that no bank has, from the cache as far as it has them.
+        """Images of all components that no bank has, as bytes, from the cache as far as it has them.
 
         Raises ValueError if one does not decode.
         """
@@ -91,7 +95,7 @@ class BatchMaker:
         rows = self._rows[members]
         names = [name for name in self._dataset.manifest.components if name not in self._banks]
         with self.watch.timed("read"):
-            encoded = {name: self._reader.read(self._dataset.locate(name, rows)) for name in names}
+            encoded = self._reader.read({name: self._dataset.locate(name, rows) for name in names})
         return self._finished(decoder, encoded)
 
     def _finished(self, decoder: Decoder, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
@@ -100,6 +104,8 @@ class BatchMaker:
             _refuse_other_sizes(images, self._dataset.manifest.image_size)
         with self.watch.timed("resize"):
             images = {name: resized(image, self._config.size or None) for name, image in images.items()}
+            images |= {name: _as_bytes(images[name]) for name in self._deep & images.keys()}
+            images |= {name: ~images[name] for name in self._inverted & images.keys()}
         with self.watch.timed("transfer"):
             return {name: image.to(self._device, non_blocking=True) for name, image in images.items()}
 
@@ -160,7 +166,7 @@ class BatchMaker:
     def _bank(self, name: str) -> Bank:
         component, chunk = self._dataset.manifest.components[name], 64
         decoder = make_decoder(self._decode, {name: component.channels}, chunk, self._device, self._config.engine)
-        encoded = self._reader.read(self._dataset.locate_shared(name, np.arange(component.shared)))
+        encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})[name]
         bank = Bank(encoded, lambda images: self._finished(decoder, {name: images})[name], chunk)
         if bank.bad:
             have_it = np.isin(self._dataset.shared_number(name, self._rows), list(bank.bad))
@@ -172,7 +178,7 @@ class BatchMaker:
         if config.cache == "device" and self._device.type != "cuda":
             raise InputError("cache=device needs a CUDA device, and there is none. Use cache=host.")
         return Cache(
-            {name: (*self._size, count) for name, count in channels.items()},
+            {name: (*self._size, count * (2 if name in self._deep else 1)) for name, count in channels.items()},
             len(self._rows),
             config.cache_mib << 20,
             self._device if config.cache == "device" else torch.device("cpu"),
@@ -203,6 +209,19 @@ def _stream(device: torch.device) -> torch.cuda.Stream | None:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # stub lacks it
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """uint16 (N, 1, H, W) to uint8 (N, 2, H, W), a value's two bytes as channels: PyTorch does not gather uint16.
+
+    To invert the bytes is to invert the value.
+    """
+    return images.squeeze(1).unsqueeze(3).view(torch.uint8).permute(0, 3, 1, 2)
+
+
+def _as_values(images: Tensor) -> Tensor:
+    """uint8 (N, 2, H, W) back to uint16 (N, 1, H, W)."""
+    return images.permute(0, 2, 3, 1).contiguous().view(torch.uint16).permute(0, 3, 1, 2)
 
 
 def _refuse_other_sizes(images: dict[str, Tensor], size: tuple[int, int]) -> None:

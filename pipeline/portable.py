@@ -1,9 +1,11 @@
 """Decoding without DALI: for systems that it does not exist for, and as what DALI is compared with in tests."""
 
 import io
+from collections.abc import Collection
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -15,16 +17,25 @@ __all__ = ["PortableDecoder"]
 class PortableDecoder:
     """Decodes with Pillow, on the host. Pillow lets go of the interpreter while it decodes, so threads help."""
 
-    def __init__(self, channels: dict[str, int]) -> None:
+    def __init__(self, channels: dict[str, int], deep: Collection[str]) -> None:
+        """`deep`: those of the components that have 16 bits a value."""
         self._modes = {name: "RGB" if count == 3 else "L" for name, count in channels.items()}
+        self._modes |= dict.fromkeys(deep, "I;16")
 
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """Images by component, uint8 (N, H, W, C). Raises ValueError if one does not decode, or sizes differ."""
+        """As pipeline.decode.Decoder says."""
         return {name: self._decoded(images, self._modes[name]) for name, images in encoded.items()}
 
     def _decoded(self, images: Encoded, mode: str) -> Tensor:
         try:
-            pixels = [np.asarray(Image.open(io.BytesIO(image.data)).convert(mode)) for image in images]
+            pixels = [_pixels(image, mode) for image in images]
         except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise ValueError(f"an image does not decode: {error}") from error
         return torch.from_numpy(np.stack(pixels).reshape(len(pixels), *pixels[0].shape[:2], -1))
+
+
+def _pixels(image: NDArray[np.uint8], mode: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    opened = Image.open(io.BytesIO(image.data))
+    if mode == "I;16" and opened.mode != mode:  # Pillow would convert it, and its numbers mean something else
+        raise ValueError(f"an image has mode {opened.mode} where 16 bits a value are expected")
+    return np.asarray(opened.convert(mode))

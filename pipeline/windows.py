@@ -17,10 +17,11 @@ class Windows:
     def __init__(self, counts: NDArray[np.int64], width: int, *, seed: int, shuffle: bool) -> None:
         """`counts`: samples of the split in each shard (S,), its samples numbered shard by shard. `width`: in shards.
 
-        Without `shuffle` the samples come as they are numbered, and the windows only say what is needed when.
+        Shards without samples of the split are in no window. Without `shuffle` the samples come as they are numbered, and the windows only say what is needed when.
         """
-        self._counts, self._width, self._seed, self._shuffle = counts, width, seed, shuffle
-        self._first = np.cumsum(counts) - counts
+        self._numbers, self._width, self._seed, self._shuffle = np.flatnonzero(counts), width, seed, shuffle
+        self._counts = counts[self._numbers]
+        self._first = np.cumsum(self._counts) - self._counts
         self._last_order: tuple[int, Positions, Positions] | None = None
 
     def members(self, epoch: int, positions: Positions) -> Positions:
@@ -45,14 +46,13 @@ class Windows:
         here, after = shards[begin : begin + self._width], shards[begin + self._width : begin + 2 * self._width]
         if not len(after):
             after = self._order(epoch + 1)[0][: self._width]
-        needed = dict.fromkeys([*here.tolist(), *after.tolist()])
-        return [shard for shard in needed if self._counts[shard]]
+        return list(dict.fromkeys(self._numbers[np.concatenate([here, after])].tolist()))
 
     def _windows(self, begins: Positions, positions: Positions) -> Positions:
         return np.searchsorted(begins[: -1 : self._width], positions, side="right") - 1
 
     def _order(self, epoch: int) -> tuple[Positions, Positions]:
-        """The epoch's shards in order (S,), and the place at which each begins and the last one ends (S + 1,)."""
+        """The epoch's shards in order, those with samples counted from 0 (S,); and the place at which each begins and the last one ends (S + 1,)."""
         known = self._last_order
         if not known or known[0] != epoch:
             shards = np.arange(len(self._counts))

@@ -1,4 +1,4 @@
-"""python -m shards draw | compose | convert | index | verify | show"""
+"""python -m shards draw | compose | depth | convert | index | verify | show | export"""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,11 @@ from shards.compose import ComposeConfig, compose_folders, composition
 from shards.convert import ConvertConfig, conversion
 from shards.draw import draw_data
 from shards.errors import InputError, told_plainly
+from shards.export import export
 from shards.foreign import indexing
+from shards.label import LabelConfig, labelling
 from shards.manifest import Dataset
+from shards.page import write_page
 from shards.show import contact_sheet, describe
 from shards.verify import verify
 
@@ -60,6 +63,21 @@ def compose_command(
         describe(build(work, out, config.build), console)
 
 
+@app.command(name="depth")
+def depth_command(
+    dataset: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    config: Annotated[LabelConfig, tyro.conf.OmitArgPrefixes],
+) -> None:
+    """Predict the depth of a data set's samples with a teacher, into another data set that is the same but for it.
+
+    Args:
+        dataset: folder that holds the data set, with depth or without
+        out: folder to write
+    """
+    describe(build(labelling(dataset, config), out, BuildConfig(workers=1)), console)
+
+
 @app.command(name="convert")
 def convert_command(
     paths: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[ConvertConfig, tyro.conf.OmitArgPrefixes]
@@ -82,6 +100,8 @@ def index_command(
     depth_metres: tuple[float, float] | None = None,
 ) -> None:
     """Make the manifest and indexes for tars that were made elsewhere; the tars stay as they are.
+
+    Members are named KEY.fg_bg.jpg, KEY.mask.jpg, KEY.depth.jpg and KEY.bg.jpg, or .png, in folders or not.
 
     Args:
         folder: folder that holds the tars
@@ -108,19 +128,49 @@ def verify_command(dataset: tyro.conf.Positional[Path], workers: int = BuildConf
 
 
 @app.command(name="show")
-def show_command(dataset: tyro.conf.Positional[Path], sheet: Path | None = None, samples: int = 12) -> None:
-    """Say what a data set holds, and draw a contact sheet.
+def show_command(
+    dataset: tyro.conf.Positional[Path],
+    page: Path | None = None,
+    sheet: Path | None = None,
+    samples: int = 12,
+    workers: int = BuildConfig.workers,
+) -> None:
+    """Say what a data set holds; write it as a page for the browser, and draw a contact sheet.
 
     Args:
         dataset: folder that holds the data set
+        page: HTML to write; show.html beside the data set's manifest if not given
         sheet: PNG to draw; sheet.png beside the data set's manifest if not given
         samples: how many samples to draw
+        workers: processes
     """
+    if samples < 1 or workers < 1:
+        raise InputError("samples and workers must be at least 1.")
     opened = Dataset.open(dataset)
     describe(opened, console)
     sheet = sheet or dataset / "sheet.png"
     contact_sheet(opened, sheet, samples)
-    console.print(f"contact sheet: {sheet}")
+    page = page or dataset / "show.html"
+    write_page(opened, page, samples, workers)
+    console.print(f"contact sheet: {sheet}\npage: {page}")
+
+
+@app.command(name="export")
+def export_command(
+    dataset: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], workers: int = BuildConfig.workers
+) -> None:
+    """Write a data set's images as files again, in the folders of the 2020 system; `convert` gives it back.
+
+    Args:
+        dataset: folder that holds the data set
+        out: folder to write
+        workers: processes
+    """
+    if workers < 1:
+        raise InputError("workers must be at least 1.")
+    manifest = export(dataset, out, workers).manifest
+    depth = f"; depth is {manifest.depth}" if "depth" in manifest.components else ""
+    console.print(f"{out}: {manifest.samples:,} samples{depth}")
 
 
 if __name__ == "__main__":

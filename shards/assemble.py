@@ -35,13 +35,13 @@ def assemble(records: Iterable[Record], work: Work, out: Path, split: SplitConfi
     left_out = work.left_out + [one for record in all_records for one in record.left_out]
     _write_report(out / "left-out.tsv", left_out)
     kept = [record for record in all_records if record.shard.samples]
-    keys = [key for record in kept for key in record.keys]
-    if not keys:
+    if not kept:
         raise InputError(f"{out}: no sample is left ({_counts(left_out)}); see {out / 'left-out.tsv'}.")
+    keys = np.concatenate([record.keys for record in kept])
     _refuse_duplicates(keys)
-    numbers = split_numbers(keys, split)
+    numbers = work.known.splits if work.known else split_numbers((key.decode() for key in keys), split)
     shared_tar, shared = _write_shared(out, kept, work.components)
-    index = {"keys": np.array([key.encode() for key in keys]), "samples": _samples(kept, work.components, shared)}
+    index = {"keys": keys, "samples": _samples(kept, work.components, shared)}
     index |= {f"shared_{name}": locations for name, (locations, _) in shared.items()}
     index |= {name: np.flatnonzero(numbers == i).astype("<u4") for i, name in enumerate(SPLITS)}
     manifest = Manifest(
@@ -51,14 +51,15 @@ def assemble(records: Iterable[Record], work: Work, out: Path, split: SplitConfi
                 extension=extension,
                 channels=BY_NAME[name].channels,
                 shared=len(shared[name][0]) if name in shared else 0,
+                bits=work.depth_bits if name == "depth" else 8,
             )
             for name, extension in work.components.items()
         },
         depth=work.depth,
         samples=len(keys),
         splits={name: len(index[name]) for name in SPLITS},
-        split_by=split.split_by,
-        statistics=statistics(kept),
+        split_by=work.known.split_by if work.known else split.split_by,
+        statistics=_ordered(statistics(kept) | (work.known.statistics if work.known else {}), work.components),
         left_out=dict(sorted(Counter(one.kind for one in left_out).items())),
         shards=[record.shard for record in kept],
         shared=shared_tar,
@@ -66,14 +67,18 @@ def assemble(records: Iterable[Record], work: Work, out: Path, split: SplitConfi
         sources=work.sources,
         made_from=work.fingerprint,
         storage=work.storage,
+        verified=work.verified,
+        counted=work.known.counted if work.known else _counted(kept, work),
     )
     write_bytes(out / "manifest.json", manifest.to_json().encode())
 
 
-def _refuse_duplicates(keys: list[str]) -> None:
-    twice = [key for key, count in Counter(keys).items() if count > 1]
-    if twice:
-        raise InputError(f"{len(twice)} keys occur more than once, such as {twice[0]!r}. A key names one sample.")
+def _refuse_duplicates(keys: NDArray[np.bytes_]) -> None:
+    in_order = np.sort(keys)
+    twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    if len(twice):
+        some = twice[0].decode()
+        raise InputError(f"{len(twice)} keys occur more than once, such as {some!r}. A key names one sample.")
 
 
 def _samples(
@@ -149,16 +154,36 @@ def _write_arrays(folder: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, st
 
 
 def statistics(records: list[Record]) -> dict[str, Statistics]:
-    """Mean and standard deviation of each channel over all pixels, from the exact counts of the 256 values."""
+    """Mean and standard deviation of each channel over all pixels, from the counts of the 256 values.
+
+    Of components of which nothing was counted there are none.
+    """
     values = np.arange(256) / 255
     found = {}
     for name in records[0].histograms:
         counts = sum((record.histograms[name] for record in records[1:]), records[0].histograms[name])
+        if not counts.any():
+            continue
         mean = counts @ values / counts.sum(1)
         variance = counts @ values**2 / counts.sum(1) - mean**2
         std = np.sqrt(np.maximum(variance, 0))
         found[name] = Statistics(mean=mean.round(6).tolist(), std=std.round(6).tolist())
     return found
+
+
+def _ordered(found: dict[str, Statistics], components: Iterable[str]) -> dict[str, Statistics]:
+    if missing := [name for name in components if name not in found]:
+        raise InputError(
+            f"{', '.join(missing)}: none of the samples that were to be counted for the statistics is whole."
+        )
+    return {name: found[name] for name in components}
+
+
+def _counted(records: list[Record], work: Work) -> int | None:
+    """How many samples the histograms are of; None if of all."""
+    pixels = {name: sum(int(one.histograms[name][0].sum()) for one in records) for name in records[0].histograms}
+    counted = max(pixels.values()) // (work.image_size[0] * work.image_size[1])
+    return counted if counted < sum(record.shard.samples for record in records) else None
 
 
 def _write_report(path: Path, left_out: list[LeftOut]) -> None:

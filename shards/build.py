@@ -49,7 +49,10 @@ def build(work: Work, out: Path, config: BuildConfig) -> Dataset:
         claim(out, work.fingerprint)
         missing = [unit for unit in work.units if not _is_done(out, unit)]
         run_parallel(partial(_run_unit, out), missing, config.workers, total=sum(unit.size for unit in work.units))
-        assemble((Record.load(_record_path(out, unit)) for unit in work.units), work, out, config)
+        records = [_record_path(out, unit) for unit in work.units]
+        missing.clear()
+        work = work._replace(units=())  # what they know of each sample is no longer needed
+        assemble(map(Record.load, records), work, out, config)
     shutil.rmtree(out / WORK, ignore_errors=True)
     return Dataset.open(out)
 

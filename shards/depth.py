@@ -1,6 +1,12 @@
-"""Where depth comes from. Measured: the background's depth is known, and the figure stands on its floor."""
+"""Depth: float32 (H, W) in the unit of a DepthRange wherever it comes from, and how it becomes a stored image.
 
+Measured: the background's depth is known, and the figure stands on its floor. From a teacher: shards.teacher predicts
+it from the finished image. Existing: files that `convert` takes as they are; their range is said on the command line.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +15,32 @@ from PIL import Image
 from shards.images import BadImage
 from shards.manifest import DepthRange
 
-__all__ = ["METRES", "depth_image", "figure_depth", "load_millimetres", "with_figure"]
-
-HALF = 128
-"""alpha from which a pixel belongs to the figure rather than to what is behind it"""
+__all__ = [
+    "METRES",
+    "STORED",
+    "DepthFormat",
+    "DepthModel",
+    "depth_image",
+    "load_millimetres",
+]
 
 METRES = DepthRange.metres(0.0, 10.0)
 """Indoor scenes: NYU Depth v2 ends at 10 m, and one of 256 steps is 39 mm"""
+
+DepthFormat = Literal["jpg", "png", "png16"]
+STORED: dict[DepthFormat, tuple[str, int]] = {"jpg": ("jpg", 8), "png": ("png", 8), "png16": ("png", 16)}
+"""extension and bits of a value"""
+
+
+class DepthModel(Protocol):
+    """What depth is predicted by."""
+
+    @property
+    def depth_range(self) -> DepthRange:
+        """What its depth is to be stored as; it may predict values beyond."""
+
+    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Depth (H, W) in the unit of `depth_range`, of each RGB image (H, W, 3)."""
 
 
 def load_millimetres(path: Path) -> Image.Image:
@@ -30,25 +55,10 @@ def load_millimetres(path: Path) -> Image.Image:
         raise BadImage("bad-depth", f"{path} cannot be read ({error})") from error
 
 
-def figure_depth(depth: NDArray[np.float32], alpha: NDArray[np.uint8]) -> float:
-    """Metres to a figure that covers `alpha` (H, W): the median of `depth` (H, W) under its lowest visible row.
+def depth_image(depth: NDArray[np.float32], depth_range: DepthRange, bits: int = 8) -> Image.Image:
+    """Depth (H, W) as a grey image of 8 or 16 bits: `depth_range.black` is 0, `depth_range.white` the greatest value.
 
-    That is the floor, even where a table leg or a hole in the measurement is in the way.
+    What is beyond is cut off.
     """
-    visible = alpha >= min(HALF, alpha.max())
-    feet = np.flatnonzero(visible.any(axis=1))[-1]
-    return float(np.median(depth[feet][visible[feet]]))
-
-
-def with_figure(depth: NDArray[np.float32], alpha: NDArray[np.uint8], metres: float) -> NDArray[np.float32]:
-    """`depth` (H, W) with the figure in it: wherever `alpha` covers half a pixel or more, it is at `metres`.
-
-    A pixel has one depth. Blending it as colours are blended would invent surfaces between figure and wall.
-    """
-    return np.where(alpha >= HALF, np.float32(metres), depth)
-
-
-def depth_image(metres: NDArray[np.float32], depth_range: DepthRange) -> Image.Image:
-    """Depth (H, W) as a grey image: `depth_range.black` is 0, `depth_range.white` is 255, what is beyond is cut off."""
-    share = (metres - depth_range.black) / (depth_range.white - depth_range.black)
-    return Image.fromarray(np.uint8(np.clip(share, 0, 1) * 255 + 0.5))
+    share = np.clip((depth - depth_range.black) / (depth_range.white - depth_range.black), 0, 1)
+    return Image.fromarray(np.uint8(share * 255 + 0.5) if bits == 8 else np.uint16(share * 65535 + 0.5))

@@ -46,8 +46,9 @@ LOCATION = np.dtype([("block", "<u4"), ("bytes", "<u4")])
 
 @dataclass(frozen=True, kw_only=True)
 class DepthRange:
-    """What black and white mean in a depth image: the values lie evenly between `black` and `white`.
+    """What the least and the greatest value of a depth image mean, `black` and `white`; the others lie evenly between.
 
+    Where near is bright, `black` is the greater. The loader hands over depth that begins at `near`, however stored.
     unit: "m" for metres along the optical axis, or "relative" where only the order is known (then 0 and 1).
     """
 
@@ -56,21 +57,56 @@ class DepthRange:
     unit: str = "relative"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.black < self.white:
-            raise InputError(f"depth from {self.black} (black) to {self.white} (white): 0 <= black < white is needed.")
+        if self.near < 0 or self.near == self.far:
+            raise InputError(
+                f"depth from {self.black} (black) to {self.white} (white): two different numbers from 0 are needed."
+            )
 
     @classmethod
     def metres(cls, black: float, white: float) -> "DepthRange":
         return cls(black=black, white=white, unit="m")
 
+    @classmethod
+    def relative(cls, *, near_is_bright: bool) -> "DepthRange":
+        return cls(black=1.0, white=0.0) if near_is_bright else cls()
+
+    @property
+    def near(self) -> float:
+        return min(self.black, self.white)
+
+    @property
+    def far(self) -> float:
+        return max(self.black, self.white)
+
+    @property
+    def near_is_bright(self) -> bool:
+        return self.black > self.white
+
+    @property
+    def scale(self) -> tuple[str, float, float]:
+        """Equal where a value that the loader hands over means the same: in metres, whichever end is bright.
+
+        Relative depth that is bright where it is near is the inverse of depth as a rule, with other steps.
+        """
+        return (self.unit, self.near, self.far) if self.unit == "m" else (self.unit, self.black, self.white)
+
+    def __str__(self) -> str:
+        if self.unit == "m":
+            return f"{self.black:g} m (black) to {self.white:g} m (white)"
+        return f"relative, {'near' if self.near_is_bright else 'far'} is bright"
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredComponent:
-    """How the data set keeps one component. shared: its number of distinct images in shared.tar, 0 if not shared."""
+    """How the data set keeps one component.
+
+    shared: its number of distinct images in shared.tar, 0 if not shared. bits: of a value; 16 is for depth as PNG.
+    """
 
     extension: str
     channels: int
     shared: int = 0
+    bits: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +147,11 @@ class Statistics:
 class Manifest:
     """Everything about a data set that is said once. `image_size` is height, width.
 
+    components: depth may be missing, where it is still to be predicted; then `depth` and its statistics say nothing.
+    sources: names of what the numbers in the keys stand for, by component; for depth the teacher that it is from.
     storage: None where the images are the very files that were given (or the data set is older than this field).
+    verified: "full" where every image was decoded, "header" where headers and ends were read (see shards.headers).
+    counted: samples that `statistics` are of; None where they are of all.
     """
 
     format: str = FORMAT
@@ -129,6 +169,8 @@ class Manifest:
     sources: dict[str, list[str]] = field(default_factory=dict)
     made_from: str = ""
     storage: Storage | None = None
+    verified: str = "full"
+    counted: int | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

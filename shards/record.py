@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,8 @@ class Record:
     """What is known of a finished shard. Arrays go by component."""
 
     shard: Shard
-    keys: list[str]
+    keys: NDArray[np.bytes_]
+    """UTF-8 (samples,)"""
     left_out: list[LeftOut]
     locations: dict[str, NDArray[Any]]
     """LOCATION (samples,)"""
@@ -57,21 +59,27 @@ class Record:
     """how many pixels have each value, int64 (channels, 256)"""
 
     def save(self, path: Path) -> None:
-        about = {"shard": asdict(self.shard), "keys": self.keys, "left_out": self.left_out}
+        about = {"shard": asdict(self.shard), "left_out": self.left_out}
         arrays = {f"{what}/{name}": array for what in _ARRAYS for name, array in getattr(self, what).items()}
         with replacing(path) as temporary:
-            np.savez(temporary, about=np.array(json.dumps(about)), **arrays)
+            np.savez(temporary, about=np.array(json.dumps(about)), keys=self.keys, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Record":
         arrays: dict[str, dict[str, Any]] = {what: {} for what in _ARRAYS}
         with np.load(path) as file:
-            about = json.loads(str(file["about"]))
-            for name in (name for name in file.files if name != "about"):
+            about, keys = json.loads(str(file["about"])), file["keys"]
+            for name in (name for name in file.files if "/" in name):
                 what, component = name.split("/")
                 arrays[what][component] = file[name]
         left_out = [LeftOut(*one) for one in about["left_out"]]
-        return cls(shard=Shard(**about["shard"]), keys=about["keys"], left_out=left_out, **arrays)
+        return cls(shard=Shard(**about["shard"]), keys=keys, left_out=left_out, **arrays)
+
+
+@lru_cache(maxsize=1024)
+def _digest(image: bytes) -> bytes:
+    """Remembered, because an image that is shared comes again and again."""
+    return hashlib.blake2b(image, digest_size=16).digest()
 
 
 class Tally:
@@ -87,7 +95,7 @@ class Tally:
         for name, histogram in sample.histograms.items():
             self._histograms[name] += histogram
         for name, digests in self._digests.items():
-            digests += hashlib.blake2b(sample.images[name], digest_size=16).digest()
+            digests += _digest(sample.images[name])
 
     def record(self, tar: Path, sha256: str, size: int, left_out: list[LeftOut]) -> Record:
         """Writes DALI's index beside `tar` and returns the record. `size` is the tar's, in bytes."""
@@ -95,7 +103,7 @@ class Tally:
         places = [[(offset // BLOCK, size) for _, offset, size in members] for _, members in self._placed]
         return Record(
             shard=Shard(tar.name, len(self._placed), size, sha256, index_sha256),
-            keys=[key for key, _ in self._placed],
+            keys=np.array([key.encode() for key, _ in self._placed], np.bytes_),
             left_out=left_out,
             locations={name: np.array([p[i] for p in places], LOCATION) for i, name in enumerate(self._histograms)},
             digests={name: np.frombuffer(d, np.uint8).reshape(-1, 16) for name, d in self._digests.items()},

@@ -23,6 +23,7 @@ class Component:
 
     shared: the same image belongs to many samples; the index keeps each distinct one once (see shards.manifest).
     folder: the folder, or the beginning of the zip's name, that holds it in the 2020 layout.
+    bits: of a value. 16 only where a data set says so of its depth.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Component:
     folder: str
     shared: bool = False
     formats: tuple[str, ...] = ("jpg", "png")
+    bits: int = 8
 
     @property
     def glob(self) -> str:

@@ -1,6 +1,7 @@
 """Which samples are for training, validation and test: decided by their names alone, whatever order they come in."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,13 +41,14 @@ def unit_interval(text: str, seed: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
 
 
-def split_numbers(keys: list[str], config: SplitConfig) -> NDArray[np.int8]:
+def split_numbers(keys: Iterable[str], config: SplitConfig) -> NDArray[np.int8]:
     """For each key 0 (train), 1 (val), 2 (test) or -1 (none), int8 (N,).
 
     Raises InputError if splitting by identity and a key does not tell its figure and background.
     """
     if config.split_by == "key":
         return _by_rank(keys, config)
+    keys = list(keys)
     found = [identity(key) for key in keys]
     if None in found:
         raise InputError(
@@ -64,11 +66,11 @@ def _of_identities(names: list[str], kind: str, config: SplitConfig) -> NDArray[
     return _by_rank([f"{kind} {name}" for name in distinct], config)[member]
 
 
-def _by_rank(names: list[str], config: SplitConfig) -> NDArray[np.int8]:
+def _by_rank(names: Iterable[str], config: SplitConfig) -> NDArray[np.int8]:
     """Divides by the rank of each name's hash: shares are exact even where there are few."""
-    order = np.argsort([unit_interval(name, config.split_seed) for name in names], kind="stable")
-    test, val = round(len(names) * config.test_share), round(len(names) * config.val_share)
-    numbers = np.zeros(len(names), dtype=np.int8)
+    order = np.argsort(np.fromiter((unit_interval(name, config.split_seed) for name in names), float), kind="stable")
+    test, val = round(len(order) * config.test_share), round(len(order) * config.val_share)
+    numbers = np.zeros(len(order), dtype=np.int8)
     numbers[order[:test]] = 2
     numbers[order[test : test + val]] = 1
     return numbers

@@ -87,8 +87,8 @@ def _check_file(root: Path, shard: Shard) -> list[Problem]:
 
 
 def _check_images(dataset: Dataset, name: str, data: bytes, places: Locations, called: list[str]) -> list[Problem]:
-    extension = dataset.manifest.components[name].extension
-    component = replace(BY_NAME[name], formats=(IMAGES[f".{extension}"],))
+    stored = dataset.manifest.components[name]
+    component = replace(BY_NAME[name], formats=(IMAGES[f".{stored.extension}"],), bits=stored.bits)
     problems = []
     for one, offset, size in zip(called, places.offset, places.size, strict=True):
         try:

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shards.images import Size
-from shards.manifest import DepthRange, Storage
+from shards.manifest import DepthRange, Statistics, Storage
 from shards.record import LeftOut, Record
 
-__all__ = ["Unit", "Work"]
+__all__ = ["Known", "Unit", "Work"]
 
 
 class Unit(Protocol):
@@ -24,6 +27,18 @@ class Unit(Protocol):
 
     def run(self, folder: Path) -> Record:
         """Puts the shard into `folder`, whole or not at all, and says what is in it."""
+
+
+class Known(NamedTuple):
+    """What is not found anew where the samples are those of another data set, all of them and in their order."""
+
+    splits: NDArray[np.int8]
+    """as `shards.splits.split_numbers` returns them, (N,)"""
+    split_by: str
+    statistics: dict[str, Statistics]
+    """of the components that stay as they are"""
+    counted: int | None
+    """as Manifest.counted"""
 
 
 class Work(NamedTuple):
@@ -42,3 +57,8 @@ class Work(NamedTuple):
     """names of the files that the numbers in the keys stand for, by component, where the keys hold numbers"""
     storage: Storage | None = None
     """what is done to the pixels; None if nothing"""
+    depth_bits: int = 8
+    """of a value of depth, 8 or 16"""
+    known: Known | None = None
+    verified: str = "full"
+    """as Manifest.verified"""

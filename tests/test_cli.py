@@ -22,18 +22,28 @@ def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 def test_every_command_explains_itself() -> None:
     shown = run("--help").stdout
-    for name in ("compose", "convert", "draw", "index", "verify", "show"):
+    for name in ("compose", "convert", "draw", "index", "verify", "show", "export"):
         assert name in shown
 
 
 def test_show_says_what_is_there_and_draws_it(dataset: Path, tmp_path: Path) -> None:
-    shown = run("show", dataset, "--sheet", tmp_path / "sheet.png", "--samples", "5")
+    shown = run("show", dataset, "--sheet", tmp_path / "sheet.png", "--page", tmp_path / "show.html", "--samples", "5")
     assert shown.returncode == 0, shown.stderr
     assert "150 samples of 48x48 pixels" in shown.stdout
     assert "train 120, val 15, test 15" in shown.stdout
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
     assert sheet.shape == (4 * (SIZE + 2), 5 * (SIZE + 2), 3)
     assert all(sheet[line * (SIZE + 2) :][:SIZE].std() > 10 for line in range(4))
+
+
+def test_show_writes_its_page_and_export_its_files_and_both_say_where(damaged: Path, tmp_path: Path) -> None:
+    shown = run("show", damaged)
+    assert f"page: {damaged}/show.html" in shown.stdout
+    assert (damaged / "show.html").read_text().startswith("<!doctype html>")
+    exported = run("export", damaged, tmp_path / "files")
+    assert exported.returncode == 0, exported.stderr
+    assert "150 samples; depth is" in exported.stdout
+    assert len(list((tmp_path / "files" / "OverlayedMasks").rglob("*.jpg"))) == 150
 
 
 def test_verify_exits_with_1_and_the_list(damaged: Path) -> None:

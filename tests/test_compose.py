@@ -1,7 +1,11 @@
 """Composing: what is pasted is what alpha says, depth is the floor's under the feet, and a seed fixes every byte."""
 
+import hashlib
 import io
 import shutil
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_data import SAMPLES, SIZE, Drawn, compose_config, images
 
-from shards.compose import Background, ComposeConfig, ComposeUnit, Pasted, composition, paste
+from shards.compose import ComposeUnit, composition
+from shards.cutouts import load_figure
 from shards.errors import InputError
+from shards.images import BadImage
 from shards.manifest import Dataset
+from shards.paste import Background, Figure, PasteConfig, Pasted, paste
 from shards.schema import identity
 
 NEAR, FAR = np.float32(1.0), np.float32(8.0)
@@ -40,8 +47,8 @@ def figure(colour: tuple[int, int, int], seed: int, height: int = 40, width: int
 
 
 def pasted(seed: int, room_colour: tuple[int, int, int], colour: tuple[int, int, int], **options: float) -> Pasted:
-    config = ComposeConfig(fg=Path(), bg=Path(), depth=Path(), size=SIZE, **options)  # type: ignore[arg-type]
-    return paste(room(room_colour), figure(colour, seed), np.random.default_rng(seed), config)
+    config = PasteConfig(size=SIZE, **options)  # type: ignore[arg-type]
+    return paste(room(room_colour), [Figure(figure(colour, seed))], np.random.default_rng(seed), config)
 
 
 def written(work_unit: object, folder: Path) -> bytes:
@@ -110,6 +117,27 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn
     assert first == again != other
 
 
+@pytest.mark.parametrize(
+    ("options", "sha256"),
+    [
+        ({}, "a32d74cfe33f716060bbad6b663998946f685a0d8b4ce14b6f867f5e9d43bced"),
+        ({"lossless": True}, "2f3aff10f3e4d878ea779c36bebe2725f7446851b6b61fba27b4a2f44a94cc23"),
+        ({"size": 160, "samples": 30}, "30883ae49ed024539e8a9f145fd18d9ff8c81aa3b6818b0a846d77a9e6069019"),
+        (
+            {"size": 20, "samples": 30, "floor": 1.0, "scale": (0.1, 0.9)},
+            "6591c1f7ddb1e0d51cfdd852b86b8dc7fe63cd546e978093b501c9588d6157d8",
+        ),
+    ],
+    ids=["as they are", "lossless", "large", "small"],
+)
+def test_the_bytes_are_those_of_earlier_versions(
+    drawn: Drawn, tmp_path: Path, options: dict[str, object], sha256: str
+) -> None:
+    """Of all shards one after the other. Another Pillow may scale or encode otherwise; then these change with it."""
+    units = composition(compose_config(drawn, **options)).units
+    assert hashlib.sha256(b"".join(written(unit, tmp_path) for unit in units)).hexdigest() == sha256
+
+
 def test_shards_at_once_hold_what_folders_converted_hold(drawn: Drawn, dataset: Path) -> None:
     made = {
         sample.key: sample.images
@@ -164,6 +192,70 @@ def test_cutouts_that_cannot_be_used_are_reported(drawn: Drawn, tmp_path: Path) 
     (tmp_path / "1 good.png").unlink()
     with pytest.raises(InputError, match=r"no usable image for fg\. 2 no alpha\.png: mode RGB"):
         composition(compose_config(drawn._replace(fg=tmp_path)))
+
+
+def png(path: Path, colours: int, values: NDArray[np.generic], transparent: bytes = b"") -> Path:
+    """Written by hand: Pillow writes no 16 bits per channel. `colours`: 0 grey, 2 RGB, 4 grey and alpha, 6 RGBA."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, values.dtype.itemsize * 8, colours, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(values.dtype.newbyteorder(">")).tobytes() for row in values)
+    extra = chunk(b"tRNS", transparent) if transparent else b""
+    chunks = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+def test_cutouts_are_made_rgba_where_there_is_one_way(tmp_path: Path) -> None:
+    """Three pixels, the first of them transparent, which is cropped away."""
+    path = tmp_path / "one.png"
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([9, 9, 9, 10, 20, 30, 40, 50, 60])
+    palette.putdata([0, 1, 2])
+    for transparency, alphas in ((b"\0\x80\xff", (128, 255)), (0, (255, 255))):
+        palette.save(path, transparency=transparency)
+        expected = [[(10, 20, 30, alphas[0]), (40, 50, 60, alphas[1])]]
+        assert np.array_equal(np.asarray(load_figure(path)), expected)
+    grey, alpha = (np.array([row], np.uint8) for row in ((5, 100, 200), (0, 128, 255)))
+    own = {4: np.dstack([grey, alpha]), 6: np.dstack([grey, grey, grey, alpha])}
+    for kind, pixels in own.items():
+        for wide in (pixels, pixels.astype(np.uint16) * 257, pixels.astype(np.uint16) * 256 + 255):
+            found = load_figure(png(path, kind, wide))
+            assert np.array_equal(np.asarray(found), own[6][:, 1:])
+    for kind, pixels in ((0, grey), (2, np.dstack([grey] * 3))):
+        found = load_figure(png(path, kind, pixels, struct.pack(">H", 5) * max(1, pixels.size // 3)))
+        assert np.array_equal(np.asarray(found), [[(100, 100, 100, 255), (200, 200, 200, 255)]])
+
+
+def test_what_kind_of_cutout_cannot_be_used_is_said(tmp_path: Path) -> None:
+    path, wide = tmp_path / "one.png", np.array([[1000, 2000, 3000]], np.uint16)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 4), np.uint8)
+    made: dict[str, Callable[[], object]] = {
+        "no-alpha": lambda: Image.new("P", (9, 9)).save(path),
+        "empty-alpha": lambda: Image.new("P", (9, 9)).save(path, transparency=0),
+        "wide-alpha": lambda: png(path, 2, np.dstack([wide] * 3), struct.pack(">HHH", 1000, 1000, 1000)),
+        "wide-alpha again": lambda: png(path, 0, wide, struct.pack(">H", 1000)),
+        "no-alpha again": lambda: png(path, 0, wide),
+        "not-an-image": lambda: path.write_bytes(png(path, 6, noise).read_bytes()[:3000]),
+    }
+    for kind, make in made.items():
+        make()
+        with pytest.raises(BadImage) as found:
+            load_figure(path)
+        assert found.value.kind == kind.removesuffix(" again")
+
+
+def test_a_cutout_larger_than_the_background_is_scaled_like_any_other(drawn: Drawn, tmp_path: Path) -> None:
+    large = figure((200, 10, 90), seed=0, height=20 * SIZE, width=10 * SIZE)
+    large.save(tmp_path / "large.png")
+    (unit,) = composition(compose_config(drawn._replace(fg=tmp_path), samples=5)).units
+    assert isinstance(unit, ComposeUnit)
+    for pasting in unit.pastings:
+        left, top, right, bottom = unit.pasted(pasting).mask.getbbox() or (0, 0, 0, 0)
+        assert 0.3 * SIZE - 1 <= max(right - left, bottom - top) <= 0.6 * SIZE + 1
 
 
 def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from small_data import SAMPLES, TREES, contents, convert, flip, images
 
 from shards.convert import ConvertConfig, conversion
 from shards.errors import InputError
 from shards.manifest import Dataset
+from shards.tar import _header as tar_header
 from shards.verify import verify
 
 
@@ -80,6 +85,13 @@ def test_a_folder_of_zips_and_other_workers_give_the_same(folders: Path, dataset
     assert same(tmp_path / "out", dataset)
 
 
+def test_no_zip_is_left_open(folders: Path, tmp_path: Path) -> None:
+    sources = zips(folders, tmp_path / "zips", 3, 1, zipfile.ZIP_STORED)
+    command = [sys.executable, "-W", "always::ResourceWarning", "-m", "shards", "convert", *sources, tmp_path / "out"]
+    finished = subprocess.run([*map(str, command), "--workers", "1"], check=True, capture_output=True, text=True)
+    assert "ResourceWarning" not in finished.stderr
+
+
 def test_components_may_lie_anywhere(folders: Path, dataset: Path, tmp_path: Path) -> None:
     other = {"fg_bg": "a/pasted", "mask": "a/alpha", "depth": "b", "bg": "b rooms"}
     for name, folder in other.items():
@@ -114,6 +126,13 @@ def test_names_with_dots_and_spaces_and_backgrounds_of_their_own(messy: Path, tm
     assert found["en_kølig_sofa,_2_5_m"]["bg"] == (messy / TREES["bg"] / "Shelves_3.jpg").read_bytes()
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         assert not any(member.pax_headers for member in tar)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), max_size=25), st.integers(0, 8**11 - 1))
+def test_tar_headers_are_those_of_tarfile(name: str, size: int) -> None:
+    expected = tarfile.TarInfo(name)
+    expected.size = size
+    assert tar_header(name.encode(), size) == expected.tobuf(tarfile.USTAR_FORMAT)
 
 
 def bomb(data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from bench.gpu import gpus
 from bench.report import failures
 
 ROOT = Path(__file__).parent.parent
-TESTS = 13
+TESTS = 14
 
 
 def run(*arguments: str, out: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,7 +33,7 @@ def test_a_dry_run_does_everything(tmp_path: Path) -> None:
     assert [row["outcome"] for row in results["tests"]] == ["passed"] * (TESTS + 1)
     measured = ("loader", "cached", "training_step", "training", "whole")
     rates = [row["samples_per_second"] for name in measured for row in results[name]]
-    assert len(rates) == 33
+    assert len(rates) == 27
     assert min(rates) > 0
     assert finished.stdout.splitlines()[-1] == f"dry run: 0 failures; results: {tmp_path / 'gpu.json'}"
 

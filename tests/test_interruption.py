@@ -77,7 +77,15 @@ def test_a_finished_data_set_is_left_as_it_is(folders: Path, damaged: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in damaged.rglob("*")} == before
 
 
+def test_the_same_files_in_another_place_are_the_same_data_set(messy: Path, damaged: Path) -> None:
+    before = contents(damaged)
+    convert([messy], damaged)
+    assert contents(damaged) == before
+
+
 def test_another_source_is_refused(folders: Path, messy: Path, damaged: Path, tmp_path: Path) -> None:
+    for path in (messy / "OverlayedImages").rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + b"changed since")
     with pytest.raises(InputError, match="holds another data set already"):
         convert([messy], damaged)
     (damaged / "manifest.json").unlink()

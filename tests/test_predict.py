@@ -1,9 +1,8 @@
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,12 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import checkpoint
-from evaluate import evaluate
+from evaluate import EvaluateConfig, evaluate
+from evaluate import main as evaluate_command
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
 from predict import depth_pixels, load_pair, pairs, predict
 from shards.errors import InputError
-from shards.manifest import DepthRange
+from shards.manifest import DepthRange, Manifest
 from train import Ranks, TrainConfig, start
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = start(config, Ranks(0, 1, CPU))
     path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.pt"
     path.parent.mkdir()
-    training.save(path, config.to_dict() | {"depth": asdict(METRES)})
+    training.save(path, config.to_dict() | {"depth": asdict(Manifest.read(dataset).depth)})
     training.loader.close()
     return path
 
@@ -62,13 +62,14 @@ def test_the_command_writes_a_mask_and_a_depth_for_every_pair(trained: Path, tmp
     with Image.open(out / "b.depth.png") as depth, Image.open(out / "b.mask.png") as mask:
         assert depth.size == mask.size == (33, 120)
         assert depth.mode.startswith("I")
-        assert np.asarray(depth).max() <= 10_000
 
 
 def test_depth_pixels_are_millimetres_where_the_range_is_in_metres() -> None:
     half = torch.tensor([[0.0, 0.5, 1.0]])
     assert depth_pixels(half, METRES).tolist() == [[0, 5000, 10000]]
+    assert depth_pixels(half, DepthRange.metres(8, 2)).tolist() == [[2000, 5000, 8000]]
     assert depth_pixels(half, DepthRange()).tolist() == [[0, 32768, 65535]]
+    assert depth_pixels(half, DepthRange.relative(near_is_bright=True)).tolist() == [[0, 32768, 65535]]
 
 
 def test_pairs_are_found_by_name_or_share_one_background(tmp_path: Path) -> None:
@@ -109,3 +110,14 @@ def test_the_evaluation_command_leaves_numbers_and_a_picture_in_the_run(trained:
     with Image.open(run / "evaluation-val.png") as picture:
         assert picture.size == (8 * 32, 5 * 32)
     assert "mask_iou" in (run / "evaluation-val.json").read_text()
+
+
+@pytest.mark.parametrize("other", [METRES, DepthRange.relative(near_is_bright=True)], ids=str)
+def test_a_data_set_whose_depth_means_something_else_is_refused(
+    trained: Path, damaged: Path, other: DepthRange
+) -> None:
+    own = Manifest.read(damaged)
+    (damaged / "manifest.json").write_text(replace(own, depth=other).to_json())
+    with pytest.raises(InputError) as raised:
+        evaluate_command(EvaluateConfig(checkpoint=trained, data=damaged, device="cpu"))
+    assert f"trained on depth {own.depth}; the depth of {damaged} is {other}." in str(raised.value)

@@ -1,6 +1,8 @@
 """Folders and zips as one listing, and members read in place."""
 
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ from small_data import flip
 
 from shards.errors import InputError
 from shards.schema import COMPONENTS
-from shards.sources import Entry, Matcher, list_files, read
+from shards.sources import Entry, Matcher, list_files
+from shards.sources import read as read_with
+from shards.zips import Zips, members
 
 MATCHER = Matcher({component.name: component.glob for component in COMPONENTS})
 
@@ -20,6 +24,11 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
         for name, data in members.items():
             archive.writestr(name, data)
     return path
+
+
+def read(entry: Entry) -> bytes:
+    with Zips() as zips:
+        return read_with(entry, zips)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -43,6 +52,55 @@ def test_a_member_with_one_wrong_bit_is_not_handed_out(tmp_path: Path) -> None:
     ((_, entry),) = list_files(path)
     with pytest.raises(OSError, match=r"1\.jpg: its checksum"):
         read(entry)
+
+
+def as_if_large(path: Path) -> None:
+    """The forms for over 4 GB and over 65,535 members: numbers of 8 bytes in extra fields, and a second end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zipfile, "ZIP64_LIMIT", 500)
+        patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+        zipped(path, {f"{i}.jpg": bytes([i]) * 300 * i for i in range(4)}, zipfile.ZIP_STORED)
+
+
+def behind_a_program(path: Path) -> None:
+    """As self-extracting archives are: all offsets are too small."""
+    zipped(path, {"a/1.jpg": b"one", "a/2.jpg": b"two" * 1000})
+    path.write_bytes(b"#!/bin/sh" * 100 + path.read_bytes())
+
+
+def named_oddly(path: Path) -> None:
+    """Folders, names in UTF-8 and in code page 437, extra fields, comments, methods that change."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.mkdir("folder")
+        archive.comment = b"said of all of it"
+        for i, name in enumerate(("folder/en kølig sofa.jpg", "漢字.jpg", "plain.jpg", "..", "//x.jpg")):
+            info = zipfile.ZipInfo(name)
+            info.comment, info.extra = b"said" * i, b"\x99\x99\x04\x00abcd"
+            archive.writestr(info, bytes(100 * i), zipfile.ZIP_DEFLATED if i % 2 else zipfile.ZIP_STORED)
+    path.write_bytes(path.read_bytes().replace(b"plain", b"pl\x84in"))
+
+
+@pytest.mark.parametrize("write", [as_if_large, behind_a_program, named_oddly])
+def test_a_directory_is_read_as_zipfile_reads_it(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path = tmp_path / "a.zip"
+    write(path)
+    with zipfile.ZipFile(path) as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        assert len(infos) > 1
+        assert [(m.path, m.header, m.packed, m.method, m.crc) for m in members(path)] == [
+            (i.filename, i.header_offset, i.compress_size, i.compress_type, i.CRC) for i in infos
+        ]
+        assert [read(entry) for _, entry in list_files(path)] == [archive.read(info) for info in infos]
+
+
+@given(st.data())
+def test_a_damaged_directory_is_told_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = zipped(tmp_path_factory.getbasetemp() / "damaged.zip", {"a/1.jpg": b"one", "a/2.jpg": b"two"})
+    whole = bytearray(path.read_bytes())
+    whole[data.draw(st.integers(whole.index(b"PK\x01\x02"), len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole)
+    with suppress(InputError):
+        assert len(list(members(path))) <= 2
 
 
 def test_a_zip_cut_short_is_named(tmp_path: Path) -> None:
@@ -86,6 +144,6 @@ def test_a_glob_may_begin_inside_the_source_or_with_its_name() -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20))
 def test_hidden_files_and_other_types_are_no_images(name: str) -> None:
-    assert Entry(f"folder/.{name}.jpg").format is None
-    assert Entry(f"folder/{name}.jpg.db").format is None
-    assert Entry(f"folder/x{name}.JPG").format == "jpg"
+    assert Entry("folder", f".{name}.jpg").format is None
+    assert Entry("folder", f"{name}.jpg.db").format is None
+    assert Entry("folder", f"x{name}.JPG").format == "jpg"

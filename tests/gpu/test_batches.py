@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from bench.gpu_scale import Scale
 from pipeline.batch import Batch
+from pipeline.decode import make_decoder
 from pipeline.loader import Loader, LoaderConfig
+from shards.images import encoded
 from shards.manifest import Dataset
 
 Record = Callable[[str, object], None]
@@ -84,6 +87,15 @@ def test_they_are_whole_while_the_trainer_lags_behind(config: LoaderConfig, devi
         for _, batch in zip(range(4 * BATCHES), loader, strict=False):
             expected, pixels = int(batch.fg_bg[0].sum(dtype=torch.int64)), batch.fg_bg[0].numel()
             assert abs(int(sums[int(batch.row[0])]) - expected) < 0.5 * pixels
+
+
+def test_depth_of_16_bits_is_decoded_as_it_is(scale: Scale, device: torch.device) -> None:
+    depths = np.random.default_rng(0).integers(0, 65536, (8, 160, 160), np.uint16)
+    files = [np.frombuffer(encoded(Image.fromarray(depth), "png"), np.uint8) for depth in depths]
+    decoder = make_decoder(scale.decode, {"depth": 1}, 8, device, 0.9, {"depth"})
+    images = decoder.decode({"depth": files})["depth"]
+    assert (images.device.type, images.dtype) == (device.type, torch.uint16)
+    assert np.array_equal(images.cpu().numpy()[..., 0], depths)
 
 
 def test_they_lie_on_the_device(config: LoaderConfig, device: torch.device) -> None:

@@ -1,0 +1,290 @@
+"""Depth of either direction and either width is stored, checked and delivered as one thing: near is 0, far is most."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from small_data import SIZE, build_config, convert, images
+from test_loader import DECODERS, epoch, loader
+
+from bench.depth import costs
+from checkpoint import refuse_other_depth
+from model.losses import depth_loss
+from model.metrics import Metrics
+from model.pictures import five_rows
+from model.unet import Prediction
+from shards.assemble import assemble
+from shards.depth import STORED, DepthFormat, depth_image
+from shards.errors import InputError
+from shards.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
+from shards.manifest import Dataset, DepthRange, Manifest
+from shards.record import Record, Sample, write_shard
+from shards.schema import BY_NAME, COMPONENTS
+from shards.verify import verify
+from shards.work import Work
+
+METRES, INVERSE = DepthRange.metres(0, 10), DepthRange.relative(near_is_bright=True)
+CACHES: list[dict[str, Any]] = [{"cache": "none"}, {"cache": "host"}, {"cache": "host", "cache_mib": 1, "size": 0}]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """All samples of a data set as one shard: with other depth, or with none."""
+
+    source: Path
+    formats: dict[str, str]
+    depths: list[bytes]
+    name: str = "shard-000000.tar"
+    size: int = 1
+
+    def run(self, folder: Path) -> Record:
+        return write_shard(folder / self.name, self.formats, self._samples())
+
+    def _samples(self) -> Iterator[Sample]:
+        for (key, stored), depth in zip(images(Dataset.open(self.source)).items(), self.depths, strict=True):
+            own = {name: (stored | {"depth": depth})[name] for name in self.formats}
+            yield Sample(key, own, {name: histogram(Image.open(io.BytesIO(data))) for name, data in own.items()})
+
+
+def rewritten(source: Path, out: Path, depths: list[bytes] | None, depth_range: DepthRange, bits: int) -> Path:
+    """`source` with these depth images (png), or without depth, as a data set in `out`."""
+    known = {name: component.extension for name, component in Manifest.read(source).components.items()}
+    formats = known | {"depth": "png"} if depths else {name: e for name, e in known.items() if name != "depth"}
+    unit = Rewritten(source, formats, depths or [b""] * len(Dataset.open(source)))
+    out.mkdir()
+    size = Manifest.read(source).image_size
+    work = Work([unit], formats, size, depth_range, [], "rewritten", {}, depth_bits=bits)
+    assemble([unit.run(out)], work, out, build_config())
+    return out
+
+
+@pytest.fixture(scope="module")
+def values(dataset: Path) -> NDArray[np.uint16]:
+    """A depth image of 16 bits for each sample, (N, H, W)."""
+    opened = Dataset.open(dataset)
+    random = np.random.default_rng(0)
+    return random.integers(0, 65536, (len(opened), *opened.manifest.image_size), np.uint16)
+
+
+@pytest.fixture(scope="module")
+def deep(dataset: Path, values: NDArray[np.uint16], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    depths = [encoded(Image.fromarray(one), "png") for one in values]
+    return rewritten(dataset, tmp_path_factory.mktemp("deep") / "data", depths, METRES, 16)
+
+
+def test_files_of_16_bits_are_converted_as_they_are(messy: Path, tmp_path: Path) -> None:
+    given = {}
+    for i, path in enumerate(sorted((messy / "DepthImage").rglob("*.jpg"))):
+        depth = np.random.default_rng(i).integers(0, 65536, (SIZE, SIZE), np.uint16)
+        given[path.stem] = encoded(Image.fromarray(depth), "png")
+        path.with_suffix(".png").write_bytes(given[path.stem])
+        path.unlink()
+    narrow = min(given)
+    next((messy / "DepthImage").rglob(f"{narrow}.png")).write_bytes(encoded(Image.new("L", (SIZE, SIZE)), "png"))
+    opened = convert([messy], tmp_path / "out")
+    assert opened.manifest.components["depth"].bits == 16
+    assert opened.manifest.left_out == {"wrong-mode": 1}
+    assert {key: stored["depth"] for key, stored in images(opened).items()} == {
+        key: data for key, data in given.items() if key != narrow
+    }
+
+
+def inverted(data: Path) -> None:
+    """Says of a data set that its depth is bright where it is near."""
+    manifest = Manifest.read(data)
+    turned = replace(manifest.depth, black=manifest.depth.white, white=manifest.depth.black)
+    (data / "manifest.json").write_text(replace(manifest, depth=turned).to_json())
+
+
+def number(tensor: torch.Tensor) -> NDArray[np.int64]:
+    return tensor.cpu().numpy().astype(np.int64)
+
+
+@given(
+    st.sampled_from(list(STORED)),
+    st.sampled_from([METRES, INVERSE, DepthRange(), DepthRange.metres(8, 0.5)]),
+    st.integers(0, 10**6),
+)
+def test_what_is_stored_means_what_was_given_to_half_a_step(way: DepthFormat, range_: DepthRange, seed: int) -> None:
+    extension, bits = STORED[way]
+    depth = np.random.default_rng(seed).uniform(range_.near, range_.far, (8, 8)).astype(np.float32)
+    data = encoded(depth_image(depth, range_, bits), extension)
+    share = np.asarray(Image.open(io.BytesIO(data)), np.float64) / (2**bits - 1)
+    error = np.abs(range_.black + share * (range_.white - range_.black) - depth).max()
+    step = (range_.far - range_.near) / (2**bits - 1)
+    assert error <= step * (0.51 if extension == "png" else 64)
+    assert image_bits(data) == bits
+
+
+def test_what_is_beyond_the_range_is_cut_off() -> None:
+    depth = np.array([[-1, 0, 10, 11]], np.float32)
+    assert np.asarray(depth_image(depth, METRES)).tolist() == [[0, 0, 255, 255]]
+    assert np.asarray(depth_image(depth, DepthRange.metres(10, 0), 16)).tolist() == [[65535, 65535, 0, 0]]
+
+
+@pytest.mark.parametrize(("black", "white"), [(0, 0), (3, 3), (-1, 1), (1, -1)])
+def test_a_range_needs_two_ends(black: float, white: float) -> None:
+    with pytest.raises(InputError, match="two different numbers from 0"):
+        DepthRange.metres(black, white)
+
+
+def test_only_a_component_of_16_bits_takes_them() -> None:
+    deep, flat = (encoded(Image.new(mode, (8, 8)), "png") for mode in ("I;16", "L"))
+    wide = replace(BY_NAME["depth"], bits=16)
+    assert checked(deep, wide, None).image.mode == "I;16"
+    with pytest.raises(BadImage, match="wrong-mode: L where grey of 16 bits"):
+        checked(flat, wide, None)
+    for component in COMPONENTS:
+        with pytest.raises(BadImage, match="wrong-mode: I;16 where RGB or grey"):
+            checked(deep, component, None)
+
+
+@given(st.integers(0, 10**6))
+def test_16_bits_are_counted_shown_and_scaled_as_8_are(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    flat = random.integers(0, 256, (12, 12), np.uint8)
+    shallow, wide = Image.fromarray(flat), Image.fromarray(flat.astype(np.uint16) * 257)
+    near = np.clip(flat.astype(np.int64) * 257 + random.integers(-128, 129, flat.shape), 0, 65535).astype(np.uint16)
+    assert (histogram(Image.fromarray(near)) == histogram(shallow)).all()
+    assert np.array_equal(np.asarray(eight_bit(Image.fromarray(near))), flat)
+    apart = np.asarray(resized(wide, (6, 6)), np.float64) / 257 - np.asarray(resized(shallow, (6, 6)), np.float64)
+    assert np.abs(apart).max() <= 1
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize("caching", CACHES, ids=["uncached", "cached", "partly-cached"])
+def test_16_bits_come_through_the_loader_as_they_are(
+    deep: Path, values: NDArray[np.uint16], decode: str, caching: dict[str, Any]
+) -> None:
+    with loader(deep, decode=decode, **{"size": 0} | caching) as opened:
+        for batch in (batch for _ in range(2) for batch in opened):
+            if opened.config.size == 0:
+                assert np.array_equal(number(batch.depth)[:, 0], values[batch.row])
+            assert batch.depth.dtype == torch.uint16
+            assert batch.depth.is_contiguous(memory_format=torch.channels_last)
+            assert {one.dtype for one in (batch.fg_bg, batch.bg, batch.mask)} == {torch.uint8}
+
+
+def test_16_bits_are_scaled_in_float_and_alike_from_decoder_and_cache(deep: Path, values: NDArray[np.uint16]) -> None:
+    options: list[dict[str, Any]] = [{"decode": "portable"}, {"decode": "auto"}, {"cache": "host"}]
+    for batches in zip(*(epoch(deep, size=24, **option) for option in options), strict=True):
+        first = number(batches[0].depth)
+        for other in batches[1:]:
+            assert np.array_equal(number(other.depth), first)
+        expected = np.stack([np.asarray(resized(Image.fromarray(values[row]), (24, 24))) for row in batches[0].row])
+        apart = first[:, 0] - expected.astype(np.int64)
+        assert np.abs(apart).max() <= 1
+        assert np.abs(apart).mean() < 0.05  # rounded, not cut: that would be half a level less
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize("options", [{"size": 0}, {"size": 32}, {"size": 32, "cache": "host"}], ids=str)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_near_is_bright_is_delivered_inverted_exactly(
+    damaged: Path, deep: Path, decode: str, options: dict[str, Any], bits: int, tmp_path: Path
+) -> None:
+    copy = damaged
+    if bits == 16:
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for path in deep.rglob("*"):
+            target = copy / path.relative_to(deep)
+            target.mkdir(exist_ok=True) if path.is_dir() else target.write_bytes(path.read_bytes())
+    with loader(copy, decode=decode, **options) as opened:
+        dark = [batch for _ in range(2) for batch in opened]
+    inverted(copy)
+    with loader(copy, decode=decode, **options) as opened:
+        bright = [batch for _ in range(2) for batch in opened]
+    for one, other in zip(dark, bright, strict=True):
+        assert np.array_equal(number(other.depth), 2**bits - 1 - number(one.depth))
+        assert torch.equal(one.mask, other.mask)
+        assert torch.equal(one.fg_bg, other.fg_bg)
+
+
+def test_bits_that_are_not_those_of_the_manifest_are_found(deep: Path, dataset: Path, tmp_path: Path) -> None:
+    """A data set of 16 bits, one of whose depth images has 8."""
+    depths = [parts["depth"] for parts in images(Dataset.open(deep)).values()]
+    broken = Dataset.open(deep).split("train")[0]
+    depths[broken] = encoded(eight_bit(Image.open(io.BytesIO(depths[broken]))), "png")
+    mixed = rewritten(dataset, tmp_path / "mixed", depths, METRES, 16)
+    assert [(p.where.split()[-1], p.what.split(":")[0]) for p in verify(mixed, workers=1)] == [("depth", "wrong-mode")]
+    with loader(mixed) as opened:
+        list(opened)
+        assert opened.stats.bad == 1
+
+
+def test_a_data_set_without_depth_is_whole_but_cannot_be_trained_on(dataset: Path, tmp_path: Path) -> None:
+    bare = rewritten(dataset, tmp_path / "bare", None, DepthRange(), 8)
+    assert verify(bare, workers=1) == []
+    assert list(Manifest.read(bare).components) == ["fg_bg", "mask", "bg"]
+    with pytest.raises(InputError, match=r"has no depth yet\. Add it with `python -m shards depth"):
+        loader(bare)
+
+
+def test_a_deep_data_set_says_so_and_verifies(deep: Path) -> None:
+    manifest = Manifest.read(deep)
+    assert {name: component.bits for name, component in manifest.components.items() if component.bits != 8} == {
+        "depth": 16
+    }
+    assert manifest.statistics["depth"].mean == pytest.approx([0.5], abs=1e-3)
+    assert verify(deep, workers=1) == []
+
+
+def test_manifests_from_before_there_were_bits_have_8(damaged: Path) -> None:
+    path = damaged / "manifest.json"
+    path.write_text(path.read_text().replace(',\n   "bits": 8', ""))
+    assert '"bits"' not in path.read_text()
+    assert {component.bits for component in Manifest.read(damaged).components.values()} == {8}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (METRES, DepthRange.metres(10, 0), True),
+        (METRES, DepthRange.metres(0, 20), False),
+        (METRES, DepthRange(black=0, white=10), False),
+        (DepthRange(), INVERSE, False),
+        (INVERSE, INVERSE, True),
+    ],
+)
+def test_depths_that_mean_different_things_are_never_mixed(one: DepthRange, other: DepthRange, same: bool) -> None:
+    trained = {"depth": {"black": one.black, "white": one.white, "unit": one.unit}}
+    if same:
+        refuse_other_depth(Path("best.pt"), trained, "data", other)
+        return
+    with pytest.raises(InputError) as raised:
+        refuse_other_depth(Path("best.pt"), trained, "data", other)
+    assert str(one) in str(raised.value)
+    assert str(other) in str(raised.value)
+
+
+def test_losses_metrics_and_pictures_see_the_same_depth_in_8_and_in_16_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    depth, mask = (torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=generator) for _ in range(2))
+    wide = (depth.int() * 257).to(torch.uint16)
+    logits, guess = torch.randn(2, 3, 1, 16, 16, generator=generator)
+    prediction = Prediction(mask=logits, depth=guess.sigmoid())
+    loss, found = depth_loss("l1+ssim+smooth_l1"), []
+    for target in (depth, wide):
+        metrics = Metrics(depth_max=10)
+        metrics.update(prediction, mask, target)
+        found.append([loss(prediction, target).item(), *(float(one) for one in metrics.compute().values())])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    fg_bg = mask.expand(-1, 3, -1, -1)
+    assert torch.equal(five_rows(fg_bg, mask, depth, prediction), five_rows(fg_bg, mask, wide, prediction))
+
+
+def test_what_each_way_to_store_depth_costs_is_measured() -> None:
+    maps = [np.random.default_rng(0).uniform(0.5, 9, (32, 32)).astype(np.float32)]
+    (_, jpg), (_, png), (_, png16) = (costs(maps, way) for way in STORED)
+    assert jpg > png == pytest.approx(10_000 / 255 / 12**0.5, rel=0.1)
+    assert png16 < 0.1

@@ -1,0 +1,120 @@
+"""Many files listed: what that takes in memory, here and in a worker; and what counts as the same files."""
+
+import pickle
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_data import SAMPLES, TREES, flip
+
+from shards.convert import ConvertConfig, ConvertUnit, conversion
+from shards.listing import Listing, Samples
+from shards.schema import COMPONENTS, sample_key
+from shards.splits import unit_interval
+
+GLOBS = {component.name: component.glob for component in COMPONENTS}
+BACKGROUND = ConvertConfig().background
+MANY = 8000
+
+
+@pytest.fixture(scope="module")
+def zips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MANY samples of a few bytes, named as in 2020, and 20 backgrounds."""
+    root = tmp_path_factory.mktemp("many")
+    for name in ("fg_bg", "mask", "depth"):
+        with zipfile.ZipFile(root / f"{TREES[name]}.zip", "w") as archive:
+            for i in range(MANY):
+                archive.writestr(f"{TREES[name]}/{i // 1000}/{sample_key(i % 20, i // 20, 0)}.jpg", f"{name} {i}")
+    (root / TREES["bg"]).mkdir()
+    for i in range(20):
+        (root / TREES["bg"] / f"Shelves_{i}.jpg").write_text(f"bg {i}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def samples(zips: Path) -> Samples:
+    return Listing([zips], GLOBS).samples(BACKGROUND)
+
+
+def test_listing_takes_300_bytes_a_sample(zips: Path) -> None:
+    Listing([zips], GLOBS).samples(BACKGROUND)  # imports and caches are no part of it
+    tracemalloc.start()
+    try:
+        assert len(Listing([zips], GLOBS).samples(BACKGROUND)) == MANY
+        assert tracemalloc.get_traced_memory()[1] < 300 * MANY + 300_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_worker_is_sent_what_it_needs(samples: Samples) -> None:
+    few = samples.part(100, 200)
+    assert len(pickle.dumps(few)) < 200 * len(few)
+    assert list(few) == list(samples)[100:200]
+
+
+def test_every_sample_leads_to_its_own_files(zips: Path, samples: Samples) -> None:
+    for key, (fg_bg, mask, depth, bg) in samples:
+        _, room, figure, _ = key.split("_")
+        number = int(figure[1:]) * 20 + int(room[1:])
+        tree = f"{TREES['depth']}.zip/{TREES['depth']}"
+        assert depth.path == f"{zips}/{tree}/{number // 1000}/{key}.jpg"
+        assert bg.path == f"{zips}/{TREES['bg']}/Shelves_{room[1:]}.jpg"
+        assert (fg_bg.packed, mask.packed) == (len(f"fg_bg {number}"), len(f"mask {number}"))
+    assert len(set(samples.keys.tolist())) == MANY
+
+
+def fingerprint(folder: Path) -> str:
+    return conversion([folder], ConvertConfig()).fingerprint
+
+
+def zipped(folders: Path, out: Path) -> Path:
+    out.mkdir()
+    for tree in TREES.values():
+        with zipfile.ZipFile(out / f"{tree}.zip", "w") as archive:
+            for path in sorted((folders / tree).rglob("*.jpg")):
+                archive.write(path, path.relative_to(folders))
+    return out
+
+
+def test_other_files_of_the_same_names_make_another_data_set(folders: Path, messy: Path) -> None:
+    assert fingerprint(messy) == fingerprint(folders)
+    for path in (messy / TREES["fg_bg"]).rglob("*.jpg"):
+        path.write_bytes(path.read_bytes() + bytes(1))
+    assert fingerprint(messy) != fingerprint(folders)
+
+
+def test_in_zips_one_bit_makes_another_data_set(messy: Path, tmp_path: Path) -> None:
+    before = fingerprint(zipped(messy, tmp_path / "before"))
+    assert fingerprint(zipped(messy, tmp_path / "again")) == before
+    flip(next((messy / TREES["mask"]).rglob("*.jpg")), 50)
+    assert fingerprint(zipped(messy, tmp_path / "after")) != before
+
+
+def test_units_share_the_samples_among_them(folders: Path) -> None:
+    units = [unit for unit in conversion([folders], ConvertConfig()).units if isinstance(unit, ConvertUnit)]
+    assert sum(unit.size for unit in units) == SAMPLES
+    assert len(np.unique(np.concatenate([unit.samples.keys for unit in units]))) == SAMPLES
+
+
+def test_the_order_is_that_of_a_hash_whatever_was_listed_first(samples: Samples) -> None:
+    keys = [key for key, _ in samples]
+    assert keys == sorted(keys, key=lambda key: (unit_interval(key, 0), key))
+
+
+def test_two_backgrounds_that_are_meant_are_none(messy: Path) -> None:
+    (messy / TREES["bg"] / "Other_3.jpg").write_bytes(b"x")
+    listing = Listing([messy], GLOBS)
+    rooms = {key.split("_")[1] for key, _ in listing.samples(BACKGROUND)}
+    assert rooms == {f"s{i}" for i in range(1, 9) if i != 3}
+    assert {(one.kind, one.component) for one in listing.left_out} == {("missing", "bg")}
+
+
+def test_a_sample_that_was_given_a_background_is_none(messy: Path) -> None:
+    some = min((messy / TREES["fg_bg"]).rglob("*.jpg")).stem
+    for name in ("fg_bg", "mask", "depth"):
+        (messy / TREES[name] / f"{some}x.jpg").write_bytes(b"x")
+    listing = Listing([messy], GLOBS)
+    assert len(listing.samples(rf"({some}(?=x)|(?<=combined_s)[^_]+(?=_p))")) == SAMPLES
+    assert [(one.kind, one.key, one.component) for one in listing.left_out] == [("missing", f"{some}x", "bg")]
