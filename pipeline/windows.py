@@ -17,7 +17,8 @@ class Windows:
     def __init__(self, counts: NDArray[np.int64], width: int, *, seed: int, shuffle: bool) -> None:
         """`counts`: samples of the split in each shard (S,), its samples numbered shard by shard. `width`: in shards.
 
-        Shards without samples of the split are in no window. Without `shuffle` the samples come as they are numbered, and the windows only say what is needed when.
+        Shards without samples of the split are in no window. Without `shuffle` the samples come as they are numbered,
+        and the windows only say what is needed when.
         """
         self._numbers, self._width, self._seed, self._shuffle = np.flatnonzero(counts), width, seed, shuffle
         self._counts = counts[self._numbers]
@@ -52,7 +53,7 @@ class Windows:
         return np.searchsorted(begins[: -1 : self._width], positions, side="right") - 1
 
     def _order(self, epoch: int) -> tuple[Positions, Positions]:
-        """The epoch's shards in order, those with samples counted from 0 (S,); and the place at which each begins and the last one ends (S + 1,)."""
+        """The epoch's shards in order (S,), and the place at which each begins and the last one ends (S + 1,)."""
         known = self._last_order
         if not known or known[0] != epoch:
             shards = np.arange(len(self._counts))
