@@ -58,9 +58,8 @@ class Loader:
             _refuse_incomplete(self.dataset, config)
             self._reader = Reader(self._downloads or LocalTars(self.dataset))
             self.plan = _plan(config, self.dataset, world)
-            if self._downloads and config.window:
-                self._downloads.check_room(2 * config.window)
-            self._expect()
+            if self._downloads:
+                self._downloads.check_room(2 * config.window or len(self._all_shards()))
             self.decode = self._chosen()
             self._maker = self._make_maker(self.decode, config.cache)
             self._closing = closing.pop_all()
@@ -103,15 +102,17 @@ class Loader:
 
     def _batches(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
         steps, ahead = iter(range(first, len(self))), self._threads * self.config.ahead
+        self._expect()
         futures = deque(self._submit(epoch, step) for step in itertools.islice(steps, ahead))
         try:
             while futures:
                 if iteration is not self._iteration:
                     raise RuntimeError("this loader has begun another iteration; it has one place at a time")
-                self._expect()
                 batch = self._waited_for(futures.popleft())
-                futures.extend(self._submit(epoch, step) for step in itertools.islice(steps, 1))
                 self._step += 1
+                if futures:
+                    self._expect()
+                futures.extend(self._submit(epoch, step) for step in itertools.islice(steps, 1))
                 yield batch
         finally:
             for future in futures:
