@@ -88,7 +88,9 @@ def _zips(scratch: Path) -> None:
 def _shards(scratch: Path, name: str, size: int | None) -> None:
     folder = scratch / "folders"
     listed = members(folder)
-    if size and min(Image.open(folder / listed[0]["fg_bg"]).size) <= size:
+    with Image.open(folder / listed[0]["fg_bg"]) as image:
+        stored = min(image.size)
+    if size and stored <= size:
         size = None  # they are of that size already
     own = BuildConfig(val_share=0, test_share=0, samples_per_shard=max(1, min(1000, len(listed) // 4)))
     build(conversion([folder], ConvertConfig(size=size, build=own)), scratch / name, own)
