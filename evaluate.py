@@ -79,9 +79,17 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     device = checkpoint.chosen_device(config.device)
     model, trained = checkpoint.load_model(config.checkpoint, device)
-    data = config.data or trained["loader"]["data"]
-    size = trained["loader"]["size"]
-    wanted = LoaderConfig(data=data, split=config.split, size=size, batch_size=config.batch_size, shuffle=False)
+    read = trained["loader"]
+    data = config.data or read["data"]
+    wanted = LoaderConfig(
+        data=data,
+        split=config.split,
+        size=read["size"],
+        batch_size=config.batch_size,
+        shuffle=False,
+        downloads=Path(read["downloads"]),
+        downloads_mib=read["downloads_mib"],
+    )
     with Loader(wanted, device=device) as loader:
         checkpoint.refuse_other_depth(config.checkpoint, trained, data, loader.dataset.manifest.depth)
         metrics, picture = evaluate(model, loader, torch.float32)
