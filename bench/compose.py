@@ -7,8 +7,6 @@ bench/RESULTS.md.
 
 import multiprocessing
 import os
-import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -24,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.race.watch import memory
+from bench.written import RESULTS, children_cpu, machine, markdown, replace_section
 from shards.build import BuildConfig
 from shards.compose import ComposeConfig, ComposeUnit, composition
 from shards.draw import draw_data
@@ -38,7 +37,7 @@ FEW, MANY, ALL = 40_000, 100_000, 400_000
 """samples; ALL is what 100 figures, mirrored too, make on 100 backgrounds at 20 places"""
 READY = 200
 """samples whose pixels lie ready in each process that encodes"""
-RESULTS, BEGIN, END = Path(__file__).parent / "RESULTS.md", "<!-- compose -->", "<!-- /compose -->"
+BEGIN, END = "<!-- compose -->", "<!-- /compose -->"
 HEADINGS = (
     "px",
     "composed, samples/s",
@@ -109,7 +108,7 @@ def composed(drawn: Path, out: Path, size: int, samples: int) -> Composed:
     numbers = {"--places": PLACES, "--samples": samples, "--size": size, "--workers": WORKERS}
     options = [str(one) for pair in numbers.items() for one in pair]
     command = [sys.executable, "-m", "shards", "compose", *folders, *options, "--mirror", "--out", str(out)]
-    begin, cpu, peak = time.perf_counter(), _children_cpu(), 0.0
+    begin, cpu, peak = time.perf_counter(), children_cpu(), 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.returncode is None:
             try:
@@ -121,13 +120,7 @@ def composed(drawn: Path, out: Path, size: int, samples: int) -> Composed:
         raise InputError(f"composing failed: {' '.join(command)}")
     size_on_disk = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     shutil.rmtree(out)
-    return Composed(seconds, _children_cpu() - cpu, peak, size_on_disk)
-
-
-def _children_cpu() -> float:
-    """Seconds that all ended children took, and theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return Composed(seconds, children_cpu() - cpu, peak, size_on_disk)
 
 
 def encoding(drawn: Path, size: int) -> Encoding:
@@ -185,19 +178,11 @@ def row(size: int, rounds: list[Round]) -> list[str]:
     return [str(size), *rates, f"{share:.2f}", *times, *rest]
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{cpu}, {WORKERS} cores, load {os.getloadavg()[0]:.1f} before"
-
-
 def write(path: Path, told: str, rows: list[list[str]]) -> None:
     """Puts the section in the place of the earlier one, or at the end."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (list(HEADINGS), ["---:"] * len(HEADINGS), *rows)]
-    text = "\n\n".join((BEGIN, f"## Composing\n\n`python -m bench.compose`, {told}", "\n".join(lines), NOTES, END))
-    before, _, rest = (path.read_text() if path.exists() else "# Results\n\n").partition(BEGIN)
-    after = rest.partition(END)[2] or "\n"
-    path.write_text(f"{before.rstrip()}\n\n{text}{after}")
+    cells = markdown([HEADINGS, ["---:"] * len(HEADINGS), *rows])
+    text = "\n\n".join((BEGIN, f"## Composing\n\n`python -m bench.compose`, {told}", cells, NOTES, END))
+    replace_section(path, BEGIN, END, text)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -19,7 +18,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +27,14 @@ from rich.progress import track
 from bench.packing import PARTS
 from bench.race.formats import write_folders
 from bench.race.watch import memory
+from bench.written import RESULTS, children_cpu, machine, markdown, replace_section, version
 from shards.errors import InputError, told_plainly
 from shards.schema import COMPONENTS, sample_key
 
 __all__ = ["BEGIN", "END", "Run", "Way", "copied", "drawn", "run", "section", "ways", "write", "zipped"]
 
 HERE = Path(__file__).parent
-RESULTS, BEGIN, END = HERE / "RESULTS.md", "<!-- convert -->", "<!-- /convert -->"
+BEGIN, END = "<!-- convert -->", "<!-- /convert -->"
 BARE, TAR, FULL, HEADER = "bare decoding, Pillow", "GNU tar", "Sluice", "Sluice, --verify header"
 EVERY = 0.05
 """seconds between two looks at the memory"""
@@ -151,7 +150,7 @@ def run(way: Way, scratch: Path) -> Run:
     os.sync()
     command = [part.replace("OUT", str(out)) for part in way.command]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(out)}
-    peak, cpu, begin = 0.0, _cpu(), time.perf_counter()
+    peak, cpu, begin = 0.0, children_cpu(), time.perf_counter()
     with (scratch / "said").open("w+") as said:
         process = subprocess.Popen(
             command, cwd=HERE.parent, env=environment, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
@@ -167,14 +166,8 @@ def run(way: Way, scratch: Path) -> Run:
         lines = [line.strip() for line in said.read().splitlines() if line.strip()]
     shutil.rmtree(out)
     if code is None:
-        return Run(way, seconds, _cpu() - cpu, peak, f"had not ended after {LIMIT:.0f} s")
-    return Run(way, seconds, _cpu() - cpu, peak, "" if code == 0 else (lines or [f"exit code {code}"])[-1])
-
-
-def _cpu() -> float:
-    """Seconds so far, user and system, of all processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+        return Run(way, seconds, children_cpu() - cpu, peak, f"had not ended after {LIMIT:.0f} s")
+    return Run(way, seconds, children_cpu() - cpu, peak, "" if code == 0 else (lines or [f"exit code {code}"])[-1])
 
 
 def section(runs: Sequence[Run], samples: int, told: Sequence[str]) -> str:
@@ -199,9 +192,8 @@ def section(runs: Sequence[Run], samples: int, told: Sequence[str]) -> str:
             ]
         )
     failed = {one.way.name: one.error for one in runs if one.error}
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     errors = [f"- {name} failed: `{error.replace('`', chr(39))}`" for name, error in failed.items()]
-    return "\n".join(["## Conversion", "", *told, "", *lines, "", *errors, *[""] * bool(errors), NOTES])
+    return "\n".join(["## Conversion", "", *told, "", markdown(rows), "", *errors, *[""] * bool(errors), NOTES])
 
 
 def _median(runs: Sequence[Run], name: str) -> float:
@@ -211,30 +203,17 @@ def _median(runs: Sequence[Run], name: str) -> float:
 
 def write(path: Path, text: str) -> None:
     """Puts `text` between the marks, or at the end where there are none yet."""
-    before, _, rest = (path.read_text() if path.exists() else "# Results\n\n").partition(BEGIN)
-    after = rest.partition(END)[2] or "\n"
-    gap = "" if rest or before.endswith("\n\n") else "\n"
-    path.write_text(f"{before}{gap}{BEGIN}\n\n{text}\n\n{END}{after}")
+    replace_section(path, BEGIN, END, f"{BEGIN}\n\n{text}\n\n{END}")
 
 
 def facts(samples: int, bytes_: int, rounds: int) -> list[str]:
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    memory_ = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     packages = ("pillow", "webdataset", "litdata", "mosaicml-streaming")
     return [
-        f"`python -m bench.convert`, {time.strftime('%Y-%m-%d')}, {cpu.partition(':')[2].strip()}, "
-        f"{os.cpu_count()} cores, {memory_:.0f} GiB, load {os.getloadavg()[0]:.1f} before. "
+        f"`python -m bench.convert`, {time.strftime('%Y-%m-%d')}, {machine()}. "
         f"{samples:,} samples, drawn, 160 px, {bytes_ / samples / 1000:.1f} kB each; rounds: {rounds}.",
         "",
-        f"Python {platform.python_version()}, " + ", ".join(f"{one} {_version(one)}" for one in packages) + ".",
+        f"Python {platform.python_version()}, " + ", ".join(f"{one} {version(one)}" for one in packages) + ".",
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ section of bench/RESULTS.md.
 
 import gc
 import multiprocessing
-import os
-import platform
 import shutil
 import statistics
 import sys
@@ -30,7 +28,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from bench.measure import drawn_data, endless
+from bench.measure import drawn_data, endless, forget
+from bench.written import RESULTS, machine, markdown, replace_section
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.reader import LocalTars
 from shards.errors import InputError, told_plainly
@@ -46,7 +45,7 @@ CHUNK = 1_000_000
 """rows of the index that are made together: memory stays near 100 MB"""
 MOST = 60
 """bytes on the disk that a generated sample takes, at most"""
-RESULTS, BEGIN, END = Path(__file__).parent / "RESULTS.md", "<!-- many -->", "<!-- /many -->"
+BEGIN, END = "<!-- many -->", "<!-- /many -->"
 TABLES = {
     "Start-up, s": ("{:.3f}", 1, ("first batch", "windows", "cold", "manifest", "arrays", "tars", "the rest")),
     "Memory, MiB": ("{:,.0f}", 1 << 20, ("anonymous", "mapped", "mapped, windows", "opened")),
@@ -178,9 +177,7 @@ def start(root: Path, window: int, cold: bool = False) -> Figures:
     if find_spec("nvidia"):
         import nvidia.dali  # noqa: F401  # takes longer than all that is measured here
     for path in (root / "index").iterdir() if cold else ():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget(path)
     config = LoaderConfig(data=root, batch_size=BATCH, size=64, threads=2, window=window)
     before, begin = State.now(), time.perf_counter()
     with Loader(config) as loader:
@@ -234,13 +231,6 @@ def measured(folder: Path) -> list[Figures]:
     return rows
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, load {os.getloadavg()[0]:.1f} before"
-
-
 def tables(rows: list[Figures]) -> Iterator[tuple[str, list[list[str]]]]:
     """Title and cells of each table, headings first."""
     for title, (form, unit, names) in TABLES.items():
@@ -254,15 +244,13 @@ def section(rows: list[Figures], told: str) -> str:
     parts = [f"## Many samples\n\n`python -m bench.many`, {told}"]
     for title, (headings, *lines) in tables(rows):
         drawn = [headings, ["---:"] * len(headings), *lines]
-        parts += [f"{title}:", "\n".join("| " + " | ".join(line) + " |" for line in drawn)]
+        parts += [f"{title}:", markdown(drawn)]
     return "\n\n".join([BEGIN, *parts, NOTES, END])
 
 
 def write(path: Path, text: str) -> None:
     """Puts the section in the place of the earlier one, or at the end."""
-    before, _, rest = (path.read_text() if path.exists() else "# Results\n\n").partition(BEGIN)
-    after = rest.partition(END)[2] or "\n"
-    path.write_text(f"{before.rstrip()}\n\n{text}{after}")
+    replace_section(path, BEGIN, END, text)
 
 
 def main() -> None:

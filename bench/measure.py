@@ -1,6 +1,7 @@
 """What the benchmarks share: drawn samples to read, and the rates of the loader and of training."""
 
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from shards.draw import draw_data
 from shards.manifest import Dataset
 from train import Ranks, TrainConfig, computed_in, criterion, optimise, start
 
-__all__ = ["drawn_data", "loader_rate", "synchronize", "training_rate"]
+__all__ = ["drawn_data", "endless", "forget", "loader_rate", "synchronize", "training_rate"]
 
 
 def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int = 160) -> Dataset:
@@ -94,3 +95,11 @@ def endless(loader: Loader) -> Iterator[Batch]:
     """The batches of one epoch after the other."""
     while True:
         yield from loader
+
+
+def forget(file: Path) -> None:
+    """Has the system drop what it keeps of a file in memory."""
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bench.gpu_scale import DRY, FULL, Scale
-from bench.measure import drawn_data, loader_rate, synchronize, training_rate
+from bench.measure import drawn_data, forget, loader_rate, synchronize, training_rate
 from model.unet import UNetConfig
 from pipeline.cache import Caching
 from pipeline.loader import Loader, LoaderConfig
@@ -186,11 +186,3 @@ def _epochs(scale: Scale, place: Path) -> Result:
 def _listed(result: Result) -> list[Result]:
     epochs: list[Result] = result.pop("epochs", [])
     return epochs or [result]
-
-
-def forget(file: Path) -> None:
-    """Has the system drop what it keeps of a file in memory."""
-    descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)

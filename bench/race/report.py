@@ -2,18 +2,17 @@
 
 import argparse
 import csv
-import os
 import platform
 import statistics
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
 
+from bench import written
 from bench.race.contenders import BATCH, CONTENDERS, SIZE, WORKERS, Contender
 from bench.race.run import Run
 from shards.manifest import Dataset
@@ -99,26 +98,17 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
 
 def facts(dataset: Dataset, samples: int, given: argparse.Namespace, kind: str) -> dict[str, str]:
     """The machine, the data and the versions, as they are told."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     height, width = dataset.manifest.image_size
     size = sum(shard.bytes for shard in dataset.manifest.shards) / len(dataset)
     packages = sorted({package for one in CONTENDERS for package in one.packages} | {"numpy", "torch"})
     return {
-        "Machine": f"{cpu.partition(':')[2].strip()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"load {os.getloadavg()[0]:.1f} before",
+        "Machine": written.machine(),
         "Date": time.strftime("%Y-%m-%d"),
         "Data": f"{samples:,} samples, {kind}, {width}x{height} px, {size / 1000:.0f} kB each",
         "Measured": f"rounds: {given.rounds}, each {given.seconds:g} s after {given.warm_up:g} s of warm-up",
-        "Versions": f"Python {platform.python_version()}, " + ", ".join(f"{one} {_version(one)}" for one in packages),
+        "Versions": f"Python {platform.python_version()}, "
+        + ", ".join(f"{one} {written.version(one)}" for one in packages),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _rows(runs: Sequence[Run]) -> list[list[str]]:
@@ -167,7 +157,6 @@ def table(runs: Sequence[Run]) -> Table:
 def section(told: dict[str, str], runs: Sequence[Run]) -> str:
     """The section of RESULTS.md."""
     rows = [list(HEADINGS), ["---"] * len(HEADINGS), *_rows(runs)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     failed = [f"- {_in_code(line)}" for line in failures(runs)] or ["- none"]
     return "\n".join(
         [
@@ -175,7 +164,7 @@ def section(told: dict[str, str], runs: Sequence[Run]) -> str:
             "",
             *(f"- {name}: {value}" for name, value in told.items()),
             "",
-            *lines,
+            written.markdown(rows),
             "",
             "![samples a second of each loader](results/loaders.png)",
             "",
@@ -219,6 +208,4 @@ def _short(value: Any) -> Any:
 
 def replace_section(path: Path, text: str) -> None:
     """Puts `text` between the marks, or at the end where there are none yet."""
-    before, _, rest = (path.read_text() if path.exists() else "# Results\n\n").partition(BEGIN)
-    after = rest.partition(END)[2] or "\n"
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    written.replace_section(path, BEGIN, END, f"{BEGIN}\n\n{text}\n\n{END}")
