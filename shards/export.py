@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from shards.errors import InputError
 from shards.manifest import Dataset, Shard
 from shards.parallel import run_parallel
 from shards.schema import BY_NAME, WORK, identity
+from shards.verify import sha256_of
 
 __all__ = ["export"]
 
@@ -76,20 +76,18 @@ def _shared_backgrounds(dataset: Dataset, named: list[str]) -> dict[str, int]:
 
 
 def _check(root: Path, shard: Shard) -> None:
-    with (root / shard.name).open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-            raise InputError(f"{root / shard.name}: damaged. `python -m shards verify {root}` tells what else is.")
+    if sha256_of(root / shard.name) != shard.sha256:
+        raise InputError(f"{root / shard.name}: damaged. `python -m shards verify {root}` tells what else is.")
 
 
 def _write_backgrounds(dataset: Dataset, out: Path, shared: dict[str, int]) -> None:
-    places = dataset.locate_shared("bg", np.array(list(shared.values()))) if shared else None
-    if places is None:
+    if not shared:
         return
+    places = dataset.locate_shared("bg", np.array(list(shared.values())))
     extension, folder = dataset.manifest.components["bg"].extension, out / BY_NAME["bg"].folder
     folder.mkdir(exist_ok=True)
-    with dataset.files[int(places.file[0])].open("rb") as tar:
-        for name, offset, size in zip(shared, places.offset, places.size, strict=True):
-            _write(folder / f"Shelves_{name}.{extension}", _read(tar, offset, size))
+    for name, data in zip(shared, dataset.read(places), strict=True):
+        _write(folder / f"Shelves_{name}.{extension}", data)
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,8 @@ def _write_shard(root: Path, out: Path, components: list[str], numbered: bool, u
         folder = out / BY_NAME[component].folder
         for inside in {name.parent for name in names}:
             (folder / inside).mkdir(parents=True, exist_ok=True)
-        with dataset.files[int(places.file[0])].open("rb") as tar:
-            for name, offset, size in zip(names, places.offset, places.size, strict=True):
-                _write(folder / f"{name}.{extension}", _read(tar, offset, size))
+        for name, data in zip(names, dataset.read(places), strict=True):
+            _write(folder / f"{name}.{extension}", data)
     os.sync()
     write_bytes(_mark(out, shard), b"")
 
@@ -127,11 +124,6 @@ def _file(key: str, row: int, numbered: bool) -> PurePath:
     stem = _stem(key)
     known = identity(stem) if numbered else None
     return PurePath(known.round if known else str(row // IN_A_FOLDER), stem)
-
-
-def _read(tar: BinaryIO, offset: int, size: int) -> bytes:
-    tar.seek(offset)
-    return tar.read(size)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -118,11 +118,8 @@ class LabelUnit:
         """The image files, but depth, of the samples in these rows."""
         found: list[dict[str, bytes]] = [{} for _ in rows]
         for name in self.components.keys() - {"depth"}:
-            places = dataset.locate(name, rows)
-            for images, file, offset, size in zip(found, *places, strict=True):
-                with dataset.files[file].open("rb") as tar:
-                    tar.seek(offset)
-                    images[name] = tar.read(size)
+            for images, data in zip(found, dataset.read(dataset.locate(name, rows)), strict=True):
+                images[name] = data
         return found
 
     def _pixels(self, key: str, stored: dict[str, bytes]) -> NDArray[np.uint8]:

@@ -36,10 +36,7 @@ def evenly(total: int, at_most: int) -> NDArray[np.int64]:
 def pictures(dataset: Dataset, name: str, rows: NDArray[np.integer]) -> Iterator[Image.Image]:
     """One component of some samples, decoded: RGB, or grey of 8 bits. Raises InputError if one does not decode."""
     mode = "RGB" if dataset.manifest.components[name].channels == 3 else "L"
-    for row, file, offset, size in zip(rows, *dataset.locate(name, rows), strict=True):
-        with dataset.files[file].open("rb") as tar:
-            tar.seek(offset)
-            data = tar.read(size)
+    for row, data in zip(rows, dataset.read(dataset.locate(name, rows)), strict=True):
         try:
             yield eight_bit(Image.open(io.BytesIO(data))).convert(mode)
         except (OSError, SyntaxError, ValueError) as error:

@@ -14,7 +14,7 @@ from shards.parallel import run_parallel
 from shards.schema import BY_NAME, SHARED_TAR
 from shards.sources import IMAGES
 
-__all__ = ["Problem", "verify"]
+__all__ = ["Problem", "sha256_of", "verify"]
 
 
 class Problem(NamedTuple):
@@ -33,7 +33,7 @@ def verify(root: Path, workers: int) -> list[Problem]:
     problems = [
         Problem(f"index/{name}", "its digest is not the one in the manifest")
         for name, digest in manifest.index.items()
-        if not (root / "index" / name).exists() or _sha256(root / "index" / name) != digest
+        if not (root / "index" / name).exists() or sha256_of(root / "index" / name) != digest
     ]
     if problems:
         return problems
@@ -82,7 +82,7 @@ def _check_file(root: Path, shard: Shard) -> list[Problem]:
     return [
         Problem(path.name, "its digest is not the one in the manifest" if path.exists() else "is not there")
         for path, digest in files.items()
-        if not path.exists() or _sha256(path) != digest
+        if not path.exists() or sha256_of(path) != digest
     ]
 
 
@@ -98,6 +98,7 @@ def _check_images(dataset: Dataset, name: str, data: bytes, places: Locations, c
     return problems
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
