@@ -14,8 +14,9 @@ from model.seed import SeedNet
 from model.unet import DualUNet, UNetConfig
 from pipeline.loader import Loader
 from shards.atomic import replacing
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Dataset, DepthRange
+from shards.manifest import DepthRange
 
 __all__ = ["Architecture", "Training", "chosen_device", "load", "load_model", "make_model", "refuse_other_depth"]
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from bench.measure import loader_rate
 from pipeline.loader import LoaderConfig
 from shards.atomic import replacing
-from shards.manifest import Dataset
+from shards.dataset import Dataset
 from shards.schema import COMPONENTS
 
 DEMO = Path("demo")

@@ -23,7 +23,6 @@ from rich.table import Table
 
 from bench.race.watch import memory
 from bench.written import RESULTS, children_cpu, machine, markdown, replace_section
-from shards.build import BuildConfig
 from shards.compose import ComposeConfig, ComposeUnit, composition
 from shards.draw import draw_data
 from shards.errors import InputError, told_plainly
@@ -134,7 +133,7 @@ def encoding(drawn: Path, size: int) -> Encoding:
 
 def _get_ready(drawn: Path, size: int, begin: "multiprocessing.synchronize.Barrier") -> None:
     fg, bg, depth = (drawn / name for name in ("fg", "bg", "depth"))
-    config = ComposeConfig(fg=fg, bg=bg, depth=depth, size=size, places=1, samples=READY, build=BuildConfig(workers=1))
+    config = ComposeConfig(fg=fg, bg=bg, depth=depth, size=size, places=1, samples=READY)
     (unit,) = composition(config).units
     assert isinstance(unit, ComposeUnit)
     _ready[:] = [image for pasting in unit.pastings for image in unit.pasted(pasting)]

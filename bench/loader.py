@@ -24,8 +24,8 @@ from bench.measure import drawn_data, loader_rate
 from pipeline.decode import Decode, candidates, make_decoder
 from pipeline.loader import LoaderConfig
 from pipeline.reader import LocalTars, Reader
+from shards.dataset import Dataset
 from shards.errors import told_plainly
-from shards.manifest import Dataset
 
 BATCH, SECONDS, REPEATS = 64, 3.0, 3
 CPU = torch.device("cpu")

@@ -32,8 +32,9 @@ from bench.measure import drawn_data, endless, forget
 from bench.written import RESULTS, machine, markdown, replace_section
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.reader import LocalTars
+from shards.dataset import Dataset
 from shards.errors import InputError, told_plainly
-from shards.manifest import SPLITS, Dataset, Manifest
+from shards.manifest import SPLITS, Manifest
 from shards.schema import SHARED_TAR, shard_name
 
 __all__ = ["BEGIN", "END", "generate", "index_bytes", "write"]

@@ -13,8 +13,10 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.build import BuildConfig, build
 from shards.compose import ComposeConfig, composition
+from shards.dataset import Dataset
 from shards.draw import draw_data
-from shards.manifest import Dataset
+from shards.folder import OnDisk
+from shards.work import DivisionConfig
 from train import Ranks, TrainConfig, computed_in, criterion, optimise, start
 
 __all__ = ["drawn_data", "endless", "forget", "loader_rate", "synchronize", "training_rate"]
@@ -25,9 +27,10 @@ def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int 
     fg, bg, depth = (root / "drawn" / name for name in ("fg", "bg", "depth"))
     draw_data(fg, bg, depth, figures=figures, rooms=rooms, size=size)
     places = -(-samples // (figures * rooms))
-    own = BuildConfig(samples_per_shard=min(1000, samples // 4))
-    config = ComposeConfig(fg=fg, bg=bg, depth=depth, places=places, samples=samples, size=size, build=own)
-    return build(composition(config), root / "data", own)
+    own = DivisionConfig(samples_per_shard=min(1000, samples // 4))
+    config = ComposeConfig(fg=fg, bg=bg, depth=depth, places=places, samples=samples, size=size, division=own)
+    build(composition(config), OnDisk(root / "data"), BuildConfig())
+    return Dataset.open(root / "data")
 
 
 def synchronize(device: torch.device) -> None:

@@ -23,11 +23,12 @@ from pipeline.decode import Decode, candidates
 from pipeline.make import BatchMaker
 from pipeline.plan import Plan
 from pipeline.reader import LocalTars, Reader
-from pipeline.remote import Downloads, is_remote
+from pipeline.remote import Downloads
 from pipeline.stats import Stats
 from pipeline.windows import Windows
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Dataset
+from shards.folder import is_url
 
 __all__ = ["Loader", "LoaderConfig", "Stats"]
 
@@ -53,7 +54,7 @@ class Loader:
         self._resumed = True
         with ExitStack() as closing:
             self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
-            self._downloads = _downloads(config, closing) if is_remote(config.data) else None
+            self._downloads = _downloads(config, closing) if is_url(config.data) else None
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
             _refuse_incomplete(self.dataset, config)
             self._reader = Reader(self._downloads or LocalTars(self.dataset))

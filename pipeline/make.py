@@ -21,8 +21,8 @@ from pipeline.decode import Decode, Decoder, make_decoder, resized
 from pipeline.plan import Plan
 from pipeline.reader import Encoded, Reader
 from pipeline.stats import Stopwatch
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Dataset
 
 __all__ = ["BatchMaker"]
 

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.dataset import Dataset, Locations
 from shards.errors import InputError
-from shards.manifest import Dataset, Locations
 
 __all__ = ["Encoded", "LocalTars", "Reader", "Tars"]
 

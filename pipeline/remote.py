@@ -12,21 +12,17 @@ from pathlib import Path
 from pipeline.origin import Origin, StoppedError
 from pipeline.store import Store, locked
 from shards.atomic import PARTIAL, replacing, write_bytes
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Dataset, Manifest
+from shards.manifest import Manifest
 
-__all__ = ["Downloads", "is_remote"]
+__all__ = ["Downloads"]
 
 THREADS = 4
 """tars that a process downloads ahead at once; those it waits for come on top"""
 
 _POLL = 0.05
 """seconds after which one that waits for another's download looks again"""
-
-
-def is_remote(data: str | Path) -> bool:
-    """Whether `data` is a url. A url must not become a Path, which makes one slash of two."""
-    return "://" in str(data)
 
 
 class Downloads:

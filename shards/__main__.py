@@ -1,4 +1,4 @@
-"""python -m shards draw | compose | depth | convert | index | verify | show | export"""
+"""python -m shards draw | compose | convert | index | depth | merge | verify | show | export"""
 
 import sys
 from pathlib import Path
@@ -7,21 +7,33 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from shards.build import BuildConfig, build
+from shards.build import BuildConfig, build, merge
 from shards.compose import ComposeConfig, compose_folders, composition
 from shards.convert import ConvertConfig, conversion
+from shards.dataset import reading
+from shards.depth import ExistingConfig
 from shards.draw import draw_data
 from shards.errors import InputError, told_plainly
 from shards.export import export
+from shards.folder import OnDisk, folder_at, is_url
 from shards.foreign import indexing
 from shards.label import LabelConfig, labelling
-from shards.manifest import Dataset
 from shards.page import write_page
+from shards.parallel import EngineConfig
 from shards.show import contact_sheet, describe
+from shards.splits import SplitConfig
 from shards.verify import verify
+from shards.work import Work
 
 console = Console(highlight=False, soft_wrap=True)
 app = tyro.extras.SubcommandApp()
+
+
+def _build(work: Work, out: str, how: BuildConfig) -> None:
+    if build(work, folder_at(out), how):
+        describe(folder_at(out), console)
+    else:
+        console.print(f"{out}: part {how.part} is there. When all parts are: python -m shards merge {out}")
 
 
 @app.command(name="draw")
@@ -43,61 +55,69 @@ def draw_command(
 
 @app.command(name="compose")
 def compose_command(
-    out: Path,
+    out: str,
     config: Annotated[ComposeConfig, tyro.conf.OmitArgPrefixes],
+    how: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
     layout: Literal["shards", "folders"] = "shards",
 ) -> None:
     """Paste cut-outs on backgrounds: each figure on each background, at random places and sizes.
 
     Args:
-        out: folder to write
+        out: folder to write, or its URL
         layout: shards, or the folders of the 2020 system
     """
+    if layout == "folders" and (is_url(out) or how.part):
+        raise InputError("layout folders: it is written to a disk, and not in parts. Leave --layout out.")
     work = composition(config)
-    if layout == "folders":
-        compose_folders(work, out, config.build.workers)
-        for one in work.left_out:
-            console.print(f"left out: {one.source}: {one.kind}, {one.detail}")
-        console.print(f"{out}: {sum(unit.size for unit in work.units):,} samples")
-    else:
-        describe(build(work, out, config.build), console)
+    if layout == "shards":
+        _build(work, out, how)
+        return
+    compose_folders(work, Path(out), how)
+    for one in work.plan.left_out:
+        console.print(f"left out: {one.source}: {one.kind}, {one.detail}")
+    console.print(f"{out}: {sum(unit.size for unit in work.units):,} samples")
 
 
 @app.command(name="depth")
 def depth_command(
-    dataset: tyro.conf.Positional[Path],
-    out: tyro.conf.Positional[Path],
+    dataset: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[str],
     config: Annotated[LabelConfig, tyro.conf.OmitArgPrefixes],
+    how: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
 ) -> None:
     """Predict the depth of a data set's samples with a teacher, into another data set that is the same but for it.
 
     Args:
-        dataset: folder that holds the data set, with depth or without
-        out: folder to write
+        dataset: folder or URL that holds the data set, with depth or without
+        out: folder to write, or its URL
     """
-    describe(build(labelling(dataset, config), out, BuildConfig(workers=1)), console)
+    with reading(folder_at(dataset)) as opened:
+        _build(labelling(opened, config), out, how)
 
 
 @app.command(name="convert")
 def convert_command(
-    paths: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[ConvertConfig, tyro.conf.OmitArgPrefixes]
+    paths: tyro.conf.Positional[tuple[str, ...]],
+    config: Annotated[ConvertConfig, tyro.conf.OmitArgPrefixes],
+    how: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
 ) -> None:
     """Turn image folders and zips into shards: python -m shards convert SOURCE... OUT
 
     Args:
-        paths: folders and zips that hold the images, then the folder to write
+        paths: folders and zips that hold the images, then the folder to write, or its URL
     """
     if len(paths) < 2:
         raise InputError("convert needs at least one SOURCE and, last, the folder OUT.")
     *sources, out = paths
-    describe(build(conversion(sources, config), out, config.build), console)
+    _build(conversion([Path(source) for source in sources], config), out, how)
 
 
 @app.command(name="index")
 def index_command(
     folder: tyro.conf.Positional[Path],
-    config: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
-    depth_metres: tuple[float, float] | None = None,
+    existing: Annotated[ExistingConfig, tyro.conf.OmitArgPrefixes],
+    split: Annotated[SplitConfig, tyro.conf.OmitArgPrefixes],
+    engine: Annotated[EngineConfig, tyro.conf.OmitArgPrefixes],
 ) -> None:
     """Make the manifest and indexes for tars that were made elsewhere; the tars stay as they are.
 
@@ -105,20 +125,34 @@ def index_command(
 
     Args:
         folder: folder that holds the tars
-        depth_metres: metres that black and white stand for in the depth images
     """
-    describe(build(indexing(folder, depth_metres, config), folder, config), console)
+    _build(indexing(folder, existing, split), str(folder), BuildConfig(**vars(engine)))
+
+
+@app.command(name="merge")
+def merge_command(paths: tyro.conf.Positional[tuple[str, ...]]) -> None:
+    """Join what `--part` built: python -m shards merge OUT, or, if each part has its own folder, merge PART... OUT
+
+    Args:
+        paths: folders or URLs of the parts, then the one to write; this one alone if all parts were written to it
+    """
+    if not paths:
+        raise InputError("merge needs the folder OUT that the parts were written to, or folders PART... and then OUT.")
+    *parts, out = map(folder_at, paths)
+    merge(parts, out)
+    describe(out, console)
 
 
 @app.command(name="verify")
-def verify_command(dataset: tyro.conf.Positional[Path], workers: int = BuildConfig.workers) -> None:
+def verify_command(
+    dataset: tyro.conf.Positional[str], engine: Annotated[EngineConfig, tyro.conf.OmitArgPrefixes]
+) -> None:
     """Check every byte against the manifest and decode every image; exit code 1 and a list if anything is wrong.
 
     Args:
-        dataset: folder that holds the data set
-        workers: processes
+        dataset: folder or URL that holds the data set
     """
-    problems = verify(dataset, workers)
+    problems = verify(folder_at(dataset), engine)
     for problem in problems:
         console.print(f"{problem.where}: {problem.what}", soft_wrap=True)
     if problems:
@@ -129,35 +163,36 @@ def verify_command(dataset: tyro.conf.Positional[Path], workers: int = BuildConf
 
 @app.command(name="show")
 def show_command(
-    dataset: tyro.conf.Positional[Path],
+    dataset: tyro.conf.Positional[str],
     page: Path | None = None,
     sheet: Path | None = None,
     samples: int = 12,
-    workers: int = BuildConfig.workers,
+    workers: int = EngineConfig.workers,
 ) -> None:
     """Say what a data set holds; write it as a page for the browser, and draw a contact sheet.
 
     Args:
-        dataset: folder that holds the data set
-        page: HTML to write; show.html beside the data set's manifest if not given
-        sheet: PNG to draw; sheet.png beside the data set's manifest if not given
+        dataset: folder or URL that holds the data set
+        page: HTML to write; if not given, show.html beside the manifest, or here if that is at a URL
+        sheet: PNG to draw; if not given, sheet.png beside the manifest, or here if that is at a URL
         samples: how many samples to draw
         workers: processes
     """
     if samples < 1 or workers < 1:
         raise InputError("samples and workers must be at least 1.")
-    opened = Dataset.open(dataset)
-    describe(opened, console)
-    sheet = sheet or dataset / "sheet.png"
-    contact_sheet(opened, sheet, samples)
-    page = page or dataset / "show.html"
-    write_page(opened, page, samples, workers)
+    folder = folder_at(dataset)
+    beside = folder.path if isinstance(folder, OnDisk) else Path()
+    sheet, page = sheet or beside / "sheet.png", page or beside / "show.html"
+    describe(folder, console)
+    with reading(folder) as opened:
+        contact_sheet(opened, sheet, samples)
+        write_page(opened, page, samples, workers)
     console.print(f"contact sheet: {sheet}\npage: {page}")
 
 
 @app.command(name="export")
 def export_command(
-    dataset: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], workers: int = BuildConfig.workers
+    dataset: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], workers: int = EngineConfig.workers
 ) -> None:
     """Write a data set's images as files again, in the folders of the 2020 system; `convert` gives it back.
 

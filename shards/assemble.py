@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from shards.atomic import replacing, write_bytes
 from shards.errors import InputError
+from shards.folder import Folder
 from shards.manifest import LOCATION, SPLITS, Manifest, Shard, Statistics, StoredComponent
 from shards.record import LeftOut, Record
 from shards.schema import BY_NAME, SHARED_TAR
-from shards.splits import SplitConfig, split_numbers
+from shards.splits import split_numbers
 from shards.tar import BLOCK, ShardWriter, write_index
-from shards.work import Work
+from shards.work import Plan
 
 __all__ = ["assemble", "statistics"]
 
@@ -26,49 +27,49 @@ SHARED_AT_MOST = 0.5
 """distinct images a sample. With more, a second copy costs more room than decoding them once saves"""
 
 
-def assemble(records: Iterable[Record], work: Work, out: Path, split: SplitConfig) -> None:
-    """Writes index, shared tar, report and, last of all, the manifest.
+def assemble(records: Iterable[Record], plan: Plan, out: Path, stored: Folder) -> None:
+    """Writes index, shared tar and, last of all, the manifest to `out`; the shards lie in `stored`, as the report will.
 
     Raises InputError if the records hold no sample.
     """
     all_records = list(records)
-    left_out = work.left_out + [one for record in all_records for one in record.left_out]
-    _write_report(out / "left-out.tsv", left_out)
+    left_out = plan.left_out + [one for record in all_records for one in record.left_out]
+    stored.write("left-out.tsv", _report(left_out))
     kept = [record for record in all_records if record.shard.samples]
     if not kept:
-        raise InputError(f"{out}: no sample is left ({_counts(left_out)}); see {out / 'left-out.tsv'}.")
+        raise InputError(f"{stored}: no sample is left ({_counts(left_out)}); see {stored}/left-out.tsv.")
     keys = np.concatenate([record.keys for record in kept])
     _refuse_duplicates(keys)
-    numbers = work.known.splits if work.known else split_numbers((key.decode() for key in keys), split)
-    shared_tar, shared = _write_shared(out, kept, work.components)
-    index = {"keys": keys, "samples": _samples(kept, work.components, shared)}
+    numbers = plan.known.splits if plan.known else split_numbers((key.decode() for key in keys), plan.split)
+    shared_tar, shared = _write_shared(out, stored, kept, plan.components)
+    index = {"keys": keys, "samples": _samples(kept, plan.components, shared)}
     index |= {f"shared_{name}": locations for name, (locations, _) in shared.items()}
     index |= {name: np.flatnonzero(numbers == i).astype("<u4") for i, name in enumerate(SPLITS)}
     manifest = Manifest(
-        image_size=work.image_size,
+        image_size=plan.image_size,
         components={
             name: StoredComponent(
                 extension=extension,
                 channels=BY_NAME[name].channels,
                 shared=len(shared[name][0]) if name in shared else 0,
-                bits=work.depth_bits if name == "depth" else 8,
+                bits=plan.depth_bits if name == "depth" else 8,
             )
-            for name, extension in work.components.items()
+            for name, extension in plan.components.items()
         },
-        depth=work.depth,
+        depth=plan.depth,
         samples=len(keys),
         splits={name: len(index[name]) for name in SPLITS},
-        split_by=work.known.split_by if work.known else split.split_by,
-        statistics=_ordered(statistics(kept) | (work.known.statistics if work.known else {}), work.components),
+        split_by=plan.known.split_by if plan.known else plan.split.split_by,
+        statistics=_ordered(statistics(kept) | (plan.known.statistics if plan.known else {}), plan.components),
         left_out=dict(sorted(Counter(one.kind for one in left_out).items())),
         shards=[record.shard for record in kept],
         shared=shared_tar,
         index=_write_arrays(out / "index", index),
-        sources=work.sources,
-        made_from=work.fingerprint,
-        storage=work.storage,
-        verified=work.verified,
-        counted=work.known.counted if work.known else _counted(kept, work),
+        sources=plan.sources,
+        made_from=plan.fingerprint,
+        storage=plan.storage,
+        verified=plan.verified,
+        counted=plan.known.counted if plan.known else _counted(kept, plan),
     )
     write_bytes(out / "manifest.json", manifest.to_json().encode())
 
@@ -93,7 +94,7 @@ def _samples(
 
 
 def _write_shared(
-    out: Path, records: list[Record], components: dict[str, str]
+    out: Path, stored: Folder, records: list[Record], components: dict[str, str]
 ) -> tuple[Shard | None, dict[str, tuple[NDArray[Any], NDArray[Any]]]]:
     """Writes each distinct image of the shared components to shared.tar, in the order of their first samples.
 
@@ -108,7 +109,7 @@ def _write_shared(
     shared, placed = {}, []
     with replacing(out / SHARED_TAR) as temporary, ShardWriter(temporary) as writer:
         for name, (first, number) in found.items():
-            images = _images(out, records, name, first)
+            images = _images(stored, records, name, first)
             keyed = [
                 (f"{name}{i:06d}", writer.write(f"{name}{i:06d}", {f"{name}.{components[name]}": data}))
                 for i, data in enumerate(images)
@@ -130,15 +131,16 @@ def _distinct(digests: list[NDArray[np.uint8]]) -> tuple[NDArray[np.int64], NDAr
     return first[order], rank[member].astype("<u4")
 
 
-def _images(out: Path, records: list[Record], name: str, rows: NDArray[np.int64]) -> Iterator[bytes]:
+def _images(stored: Folder, records: list[Record], name: str, rows: NDArray[np.int64]) -> Iterator[bytes]:
     """The images of one component of the samples in `rows`, read from their shards."""
     begin = np.cumsum([0, *(record.shard.samples for record in records)])
-    for row in rows:
-        number = int(np.searchsorted(begin, row, side="right")) - 1
-        place = records[number].locations[name][row - begin[number]]
-        with (out / records[number].shard.name).open("rb") as tar:
-            tar.seek(int(place["block"]) * BLOCK)
-            yield tar.read(int(place["bytes"]))
+    numbers = np.searchsorted(begin, rows, side="right") - 1
+    within = rows - begin[numbers]
+    places = [records[n].locations[name][row] for n, row in zip(numbers, within, strict=True)]
+    tars = [records[n].shard.name for n in numbers]
+    return stored.pieces(
+        [(tar, int(place["block"]) * BLOCK, int(place["bytes"])) for tar, place in zip(tars, places, strict=True)]
+    )
 
 
 def _write_arrays(folder: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, str]:
@@ -179,19 +181,19 @@ def _ordered(found: dict[str, Statistics], components: Iterable[str]) -> dict[st
     return {name: found[name] for name in components}
 
 
-def _counted(records: list[Record], work: Work) -> int | None:
+def _counted(records: list[Record], plan: Plan) -> int | None:
     """How many samples the histograms are of; None if of all."""
     pixels = {name: sum(int(one.histograms[name][0].sum()) for one in records) for name in records[0].histograms}
-    counted = max(pixels.values()) // (work.image_size[0] * work.image_size[1])
+    counted = max(pixels.values()) // (plan.image_size[0] * plan.image_size[1])
     return counted if counted < sum(record.shard.samples for record in records) else None
 
 
-def _write_report(path: Path, left_out: list[LeftOut]) -> None:
+def _report(left_out: list[LeftOut]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(LeftOut._fields)
     writer.writerows(sorted(left_out))
-    write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _counts(left_out: list[LeftOut]) -> str:

@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.atomic import write_bytes
-from shards.build import BuildConfig, claim
+from shards.build import claim
 from shards.cutouts import load_background, load_figure, usable
 from shards.depth import METRES
 from shards.errors import InputError
+from shards.folder import OnDisk
 from shards.images import JPEG_QUALITY, encoded, formats, histogram
 from shards.manifest import Storage
-from shards.parallel import run_parallel
+from shards.parallel import EngineConfig, run_parallel
 from shards.paste import SIZE_2020, Background, Figure, PasteConfig, Pasted, paste
 from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, WORK, sample_key, shard_name
 from shards.splits import unit_interval
-from shards.work import Unit, Work
+from shards.work import DivisionConfig, Plan, Unit, Work
 
 __all__ = ["ComposeConfig", "compose_folders", "composition", "load_background"]
 
@@ -48,7 +49,7 @@ class ComposeConfig(PasteConfig):
     seed: int = 0
     lossless: bool = False
     """mask and depth as PNG instead of JPEG"""
-    build: BuildConfig = field(default_factory=BuildConfig)
+    division: DivisionConfig = field(default_factory=DivisionConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +58,7 @@ class ComposeConfig(PasteConfig):
         least, most = self.figures_per_image
         if not 1 <= least <= most:
             raise InputError(f"figures-per-image {least} {most}: two numbers are needed, 1 <= least <= most.")
-        if most > 1 and self.build.split_by == "identity":
+        if most > 1 and self.division.split_by == "identity":
             raise InputError(
                 "figures-per-image above 1 puts figures of all splits into an image, which is named after one of them, "
                 "so it cannot be split by identity. Split by key."
@@ -116,13 +117,21 @@ def composition(config: ComposeConfig) -> Work:
     figures = usable("fg", config.fg, left_out, load_figure)
     backgrounds = usable("bg", config.bg, left_out, partial(load_background, depth=config.depth, size=config.size))
     grid = Grid(tuple(figures), tuple(backgrounds), config)
-    order, step = grid.order(), config.build.samples_per_shard
+    order, step = grid.order(), config.division.samples_per_shard
     units = [ComposeUnit(shard_name(i // step), order[i : i + step], grid) for i in range(0, len(order), step)]
     sources = {"fg": [path.name for path in figures], "bg": [path.name for path in backgrounds]}
-    size = (config.size, config.size)
-    return Work(
-        units, formats(config.lossless), size, METRES, left_out, _fingerprint(grid), sources, _storage(config.size)
+    plan = Plan(
+        shards=tuple(unit.name for unit in units),
+        components=formats(config.lossless),
+        image_size=(config.size, config.size),
+        depth=METRES,
+        split=config.division,
+        left_out=left_out,
+        fingerprint=_fingerprint(grid),
+        sources=sources,
+        storage=_storage(config.size),
     )
+    return Work(plan, units)
 
 
 def _storage(size: int) -> Storage:
@@ -203,11 +212,12 @@ def _random(text: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(number))
 
 
-def compose_folders(work: Work, out: Path, workers: int) -> None:
+def compose_folders(work: Work, out: Path, engine: EngineConfig) -> None:
     """Writes the samples in the folders of 2020 instead of shards; goes on where a killed run stopped."""
-    claim(out, work.fingerprint)
+    claim(OnDisk(out), work.plan.fingerprint)
+    OnDisk(out).sweep(None)
     missing = [unit for unit in work.units if not _mark(out, unit).exists()]
-    run_parallel(partial(_write_folders, out), missing, workers, total=sum(unit.size for unit in work.units))
+    run_parallel(partial(_write_folders, out), missing, engine, total=sum(unit.size for unit in work.units))
 
 
 def _mark(out: Path, unit: Unit) -> Path:
@@ -229,9 +239,7 @@ def _write_folders(out: Path, unit: ComposeUnit) -> None:
 def _fingerprint(grid: Grid) -> str:
     """Depends on what would be composed, not on where the images lie or how many workers do it."""
     nowhere, config = Path(), grid.config
-    digest = hashlib.sha256(
-        repr(replace(config, fg=nowhere, bg=nowhere, depth=nowhere, build=replace(config.build, workers=1))).encode()
-    )
+    digest = hashlib.sha256(repr(replace(config, fg=nowhere, bg=nowhere, depth=nowhere)).encode())
     depths = [config.depth / f"{path.stem}.png" for path in grid.backgrounds]
     for path in (*grid.figures, *grid.backgrounds, *depths):
         digest.update(hashlib.sha256(path.read_bytes()).digest())

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build import BuildConfig
+from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.headers import Form, header
 from shards.images import (
@@ -27,11 +27,11 @@ from shards.images import (
     resized,
 )
 from shards.listing import Listing, Samples
-from shards.manifest import DepthRange, Storage
+from shards.manifest import Storage
 from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, COMPONENTS, Component, shard_name
 from shards.sources import Entry, read
-from shards.work import Work
+from shards.work import DivisionConfig, Plan, Work
 from shards.zips import Zips
 
 __all__ = ["ConvertConfig", "conversion"]
@@ -45,7 +45,7 @@ FG_BG, DEPTH = (list(BY_NAME).index(name) for name in ("fg_bg", "depth"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(ExistingConfig):
     """How image files become samples."""
 
     component: tuple[str, ...] = ()
@@ -53,8 +53,6 @@ class ConvertConfig:
     background: str = r"combined_s([^_]+)_"
     """regular expression whose group, found in a sample's name, is the name of its background or what follows the
     last _ in it; a background named like the sample comes first"""
-    depth_metres: tuple[float, float] | None = None
-    """metres that black and white stand for in the depth images; without it depth counts as relative"""
     size: int | None = None
     """height and width to which all images are scaled down and encoded again; without it the files stay as they are"""
     lossless: bool = False
@@ -62,9 +60,10 @@ class ConvertConfig:
     verify: Literal["full", "header"] = "full"
     """full: every image is decoded. header: its header must say what it should, and its end be there; those of 1,000
     samples are decoded, for the statistics"""
-    build: BuildConfig = field(default_factory=BuildConfig)
+    division: DivisionConfig = field(default_factory=DivisionConfig)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size is not None and self.size < 16:
             raise InputError(f"size {self.size}: at least 16 is needed.")
         if self.lossless and self.size is None:
@@ -101,15 +100,16 @@ def conversion(sources: Iterable[Path], config: ConvertConfig) -> Work:
     given = _given(samples, some)
     stored = _scaled(given, config)
     size = given["fg_bg"].size
-    depth = DepthRange.metres(*config.depth_metres) if config.depth_metres else DepthRange()
     done = Storage(
         resized_from=size, resized_by="bilinear, antialiased", jpeg_quality=JPEG_QUALITY, jpeg_chroma="4:4:4"
     )
-    return Work(
-        _units(samples, given, stored, config),
+    units = _units(samples, given, stored, config)
+    plan = Plan(
+        shards=tuple(unit.name for unit in units),
         components={name: form.extension for name, form in stored.items()},
         image_size=stored["fg_bg"].size,
-        depth=depth,
+        depth=config.depth_range,
+        split=config.division,
         left_out=listing.left_out,
         fingerprint=_fingerprint(samples, some, config),
         sources={},
@@ -117,12 +117,13 @@ def conversion(sources: Iterable[Path], config: ConvertConfig) -> Work:
         depth_bits=stored["depth"].bits,
         verified=config.verify,
     )
+    return Work(plan, units)
 
 
 def _units(
     samples: Samples, given: dict[str, Form], stored: dict[str, Form], config: ConvertConfig
 ) -> list["ConvertUnit"]:
-    step, every = config.build.samples_per_shard, -(-len(samples) // COUNTED[config.verify])
+    step, every = config.division.samples_per_shard, -(-len(samples) // COUNTED[config.verify])
     return [
         ConvertUnit(
             name=shard_name(i // step),
@@ -273,7 +274,7 @@ def _fingerprint(samples: Samples, some: list[bytes], config: ConvertConfig) -> 
     Files in zips are told apart by their checksums. Those in folders by their names, and by the contents of `some`: to
     ask for sizes and times would cost as much as opening them, on a network drive.
     """
-    options = (config.depth_metres, config.size, config.lossless, config.verify, replace(config.build, workers=1))
+    options = (config.depth_range, config.size, config.lossless, config.verify, config.division)
     digest = hashlib.sha256(repr(options).encode())
     for part in (samples.keys.tobytes(), samples.found["packed"].tobytes(), samples.found["crc"].tobytes(), *some):
         digest.update(part)

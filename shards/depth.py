@@ -5,6 +5,7 @@ it from the finished image. Existing: files that `convert` takes as they are; th
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shards.errors import InputError
 from shards.images import BadImage
 from shards.manifest import DepthRange
 
@@ -20,6 +22,8 @@ __all__ = [
     "STORED",
     "DepthFormat",
     "DepthModel",
+    "Device",
+    "ExistingConfig",
     "depth_image",
     "load_millimetres",
 ]
@@ -30,6 +34,31 @@ METRES = DepthRange.metres(0.0, 10.0)
 DepthFormat = Literal["jpg", "png", "png16"]
 STORED: dict[DepthFormat, tuple[str, int]] = {"jpg": ("jpg", 8), "png": ("png", 8), "png16": ("png", 16)}
 """extension and bits of a value"""
+
+Device = Literal["auto", "cuda", "cpu"]
+"""that a depth model runs on; auto is cuda where there is one"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExistingConfig:
+    """What depth images mean that are there already."""
+
+    depth_metres: tuple[float, float] | None = None
+    """metres that black and white stand for in the depth images; without it depth counts as relative"""
+    near_is_bright: bool = False
+    """relative depth is brighter where it is nearer, as Depth Anything predicts it; else where it is farther"""
+
+    def __post_init__(self) -> None:
+        if self.depth_metres and self.near_is_bright:
+            raise InputError(
+                "near-is-bright is for relative depth. For metres, give those of black first: depth-metres 10 0."
+            )
+
+    @property
+    def depth_range(self) -> DepthRange:
+        if self.depth_metres:
+            return DepthRange.metres(*self.depth_metres)
+        return DepthRange.relative(near_is_bright=self.near_is_bright)
 
 
 class DepthModel(Protocol):

@@ -11,11 +11,12 @@ import numpy as np
 
 from shards.atomic import PARTIAL, write_bytes
 from shards.build import claim
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Dataset, Shard
-from shards.parallel import run_parallel
+from shards.folder import OnDisk
+from shards.manifest import Shard
+from shards.parallel import EngineConfig, run_parallel
 from shards.schema import BY_NAME, WORK, identity
-from shards.verify import sha256_of
 
 __all__ = ["export"]
 
@@ -37,7 +38,8 @@ def export(root: Path, out: Path, workers: int) -> Dataset:
     identities = [identity(stem) for stem in stems]
     numbered = None not in identities
     shared = _shared_backgrounds(dataset, [one.bg for one in identities if one]) if numbered else {}
-    claim(out, hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest())
+    claim(OnDisk(out), hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest())
+    OnDisk(out).sweep(None)
     if dataset.manifest.shared:
         _check(root, dataset.manifest.shared)
     _write_backgrounds(dataset, out, shared)
@@ -47,7 +49,9 @@ def export(root: Path, out: Path, workers: int) -> Dataset:
         for number, shard in enumerate(dataset.manifest.shards)
         if not _mark(out, shard).exists()
     ]
-    run_parallel(partial(_write_shard, root, out, own, numbered), units, workers, total=len(dataset))
+    run_parallel(
+        partial(_write_shard, root, out, own, numbered), units, EngineConfig(workers=workers), total=len(dataset)
+    )
     return dataset
 
 
@@ -76,7 +80,7 @@ def _shared_backgrounds(dataset: Dataset, named: list[str]) -> dict[str, int]:
 
 
 def _check(root: Path, shard: Shard) -> None:
-    if sha256_of(root / shard.name) != shard.sha256:
+    if OnDisk(root).sha256(shard.name) != shard.sha256:
         raise InputError(f"{root / shard.name}: damaged. `python -m shards verify {root}` tells what else is.")
 
 

@@ -11,16 +11,17 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build import BuildConfig
+from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.images import BadImage, Size, checked, image_bits, image_size
-from shards.manifest import DepthRange, Manifest
+from shards.manifest import Manifest
 from shards.members import Found, list_tar
 from shards.record import LeftOut, Record, Sample, Tally
 from shards.schema import BY_NAME, SHARED_TAR, WORK
 from shards.sources import IMAGES
+from shards.splits import SplitConfig
 from shards.tar import Member
-from shards.work import Work
+from shards.work import Plan, Work
 
 __all__ = ["indexing"]
 
@@ -30,7 +31,7 @@ _MARK = "index "
 """what the fingerprint of an index begins with"""
 
 
-def indexing(folder: Path, depth_metres: tuple[float, float] | None, config: BuildConfig) -> Work:
+def indexing(folder: Path, existing: ExistingConfig, split: SplitConfig) -> Work:
     """Plans the indexing of all tars in `folder`.
 
     Raises InputError if none of them holds a complete sample, or if they have changed since they were indexed.
@@ -41,14 +42,24 @@ def indexing(folder: Path, depth_metres: tuple[float, float] | None, config: Bui
         raise InputError(f"{folder}: no .tar in it." + (f" Unpack {packed[0]} to a plain tar first." if packed else ""))
     formats, size, bits = _look(tars)
     units = [IndexUnit(tar.name, formats, size, bits) for tar in tars]
-    depth = DepthRange.metres(*depth_metres) if depth_metres else DepthRange()
     about = [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
-    digest = hashlib.sha256(repr((about, depth, replace(config, workers=1))).encode()).hexdigest()
+    digest = hashlib.sha256(repr((about, existing.depth_range, split)).encode()).hexdigest()
     _forget_others(folder, _MARK + digest)
     left_out = [
         LeftOut("compressed", "", "", name, "images are read in place: unpack it to a plain tar") for name in packed
     ]
-    return Work(units, formats, size, depth, left_out, _MARK + digest, {}, depth_bits=bits)
+    plan = Plan(
+        shards=tuple(unit.name for unit in units),
+        components=formats,
+        image_size=size,
+        depth=existing.depth_range,
+        split=split,
+        left_out=left_out,
+        fingerprint=_MARK + digest,
+        sources={},
+        depth_bits=bits,
+    )
+    return Work(plan, units)
 
 
 def _forget_others(folder: Path, fingerprint: str) -> None:

@@ -2,26 +2,30 @@
 
 import csv
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.depth import STORED, DepthFormat, DepthModel, depth_image
+from shards.dataset import Contents, Dataset
+from shards.depth import STORED, DepthFormat, depth_image
 from shards.errors import InputError
 from shards.images import BadImage, checked, encoded, histogram
-from shards.manifest import SPLITS, Dataset
+from shards.manifest import SPLITS
 from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, LONGEST_KEY
 from shards.sources import IMAGES
+from shards.splits import SplitConfig
 from shards.teacher import TeacherConfig, fingerprint_of, load_teacher, settled
-from shards.work import Known, Work
+from shards.work import Known, Plan, Work
 
-__all__ = ["LabelConfig", "labelling"]
+__all__ = ["LabelConfig", "labelled", "labelling"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,31 +36,32 @@ class LabelConfig(TeacherConfig):
     """jpg as in 2020, png without its loss, or png16: 16 bits a value"""
 
 
-def labelling(source: Path, config: LabelConfig) -> Work:
-    """Plans the pass over the data set in `source`, which may have depth already or none yet.
+def labelling(dataset: Dataset, config: LabelConfig) -> Work:
+    """Plans the pass over a data set, which may have depth already or none yet.
 
-    Keys, splits, and all images but depth stay as they are. Raises InputError if there is no data set or no teacher.
+    Keys, splits, and all images but depth stay as they are. Raises InputError if there is no teacher.
     """
-    dataset, config = Dataset.open(source), settled(config)
+    config = settled(config)
     manifest, (extension, bits) = dataset.manifest, STORED[config.format]
     has = {name: component.extension for name, component in manifest.components.items()} | {"depth": extension}
     components = {name: has[name] for name in BY_NAME}
-    units = [LabelUnit(shard.name, number, shard.samples, source, components, config)
-             for number, shard in enumerate(manifest.shards)]  # fmt: skip
+    units = [LabelUnit(dataset.contents(number), components, config) for number in range(len(manifest.shards))]
     statistics = {name: found for name, found in manifest.statistics.items() if name != "depth"}
-    return Work(
-        units,
-        components,
-        manifest.image_size,
-        config.depth_range,
-        _left_out(source / "left-out.tsv"),
-        _fingerprint(dataset, config),
-        manifest.sources | {"depth": [config.called]},
-        manifest.storage,
+    plan = Plan(
+        shards=tuple(shard.name for shard in manifest.shards),
+        components=components,
+        image_size=manifest.image_size,
+        depth=config.depth_range,
+        split=SplitConfig(),
+        left_out=_left_out(dataset.root / "left-out.tsv"),
+        fingerprint=_fingerprint(dataset, config),
+        sources=manifest.sources | {"depth": [config.called]},
+        storage=manifest.storage,
         depth_bits=bits,
         known=Known(_splits(dataset), manifest.split_by, statistics, manifest.counted),
         verified=manifest.verified,
     )
+    return Work(plan, units, config.device)
 
 
 def _splits(dataset: Dataset) -> NDArray[np.int8]:
@@ -91,49 +96,56 @@ def _short(key: str) -> str:
 class LabelUnit:
     """The samples of one shard."""
 
-    name: str
-    number: int
-    size: int
-    source: Path
+    contents: Contents
     components: dict[str, str]
     config: LabelConfig
 
+    @property
+    def name(self) -> str:
+        return self.contents.shard.name
+
+    @property
+    def size(self) -> int:
+        return self.contents.size
+
     def run(self, folder: Path) -> Record:
-        teacher, dataset = load_teacher(self.config), Dataset.open(self.source)
-        return write_shard(folder / self.name, self.components, self._samples(dataset, teacher))
+        samples = labelled(self._stored(), self.config, self.components["fg_bg"])
+        return write_shard(folder / self.name, self.components, samples)
 
-    def _samples(self, dataset: Dataset, teacher: DepthModel) -> Iterator[Sample]:
-        """A batch at a time: its images are decoded, and its depth is encoded, on all cores."""
-        begin, step = int(dataset.first_row[self.number]), self.config.batch_size
-        end = begin + self.size
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for first in range(begin, end, step):
-                rows = np.arange(first, min(first + step, end))
-                keys = [_short(dataset.key(int(row))) for row in rows]
-                stored = self._stored(dataset, rows)
-                depths = teacher.predict(list(pool.map(self._pixels, keys, stored)))
-                yield from pool.map(self._sample, keys, stored, depths)
+    def _stored(self) -> Iterator[Sample]:
+        """The samples as they are, without depth. Of images that stay as they are the statistics are known."""
+        names = [name for name in self.components if name != "depth"]
+        tar = self.contents.folder.read(self.name)
+        images = zip(*(self.contents.images(name, tar) for name in names), strict=True)
+        for number, one in enumerate(images):
+            yield Sample(_short(self.contents.key(number)), dict(zip(names, one, strict=True)), {})
 
-    def _stored(self, dataset: Dataset, rows: NDArray[np.int64]) -> list[dict[str, bytes]]:
-        """The image files, but depth, of the samples in these rows."""
-        found: list[dict[str, bytes]] = [{} for _ in rows]
-        for name in self.components.keys() - {"depth"}:
-            for images, data in zip(found, dataset.read(dataset.locate(name, rows)), strict=True):
-                images[name] = data
-        return found
 
-    def _pixels(self, key: str, stored: dict[str, bytes]) -> NDArray[np.uint8]:
-        """fg_bg as uint8 (H, W, 3)."""
-        component = replace(BY_NAME["fg_bg"], formats=(IMAGES[f".{self.components['fg_bg']}"],))
-        try:
-            return np.asarray(checked(stored["fg_bg"], component, None).image)
-        except BadImage as bad:
-            raise InputError(
-                f"{key} in {self.source / self.name}: {bad}. See `python -m shards verify {self.source}`."
-            ) from None
+def labelled(samples: Iterable[Sample], config: LabelConfig, extension: str) -> Iterator[Sample]:
+    """The samples with depth that a teacher predicts from fg_bg as it is stored, a file of that extension.
 
-    def _sample(self, key: str, stored: dict[str, bytes], depth: NDArray[np.float32]) -> Sample:
-        """Of the images that stay as they are the statistics are known."""
-        extension, bits = STORED[self.config.format]
-        image = depth_image(depth, self.config.depth_range, bits)
-        return Sample(key, stored | {"depth": encoded(image, extension, full_chroma=True)}, {"depth": histogram(image)})
+    A batch at a time: its images are decoded, and its depth is encoded, on all cores.
+    """
+    teacher, waiting = load_teacher(config), iter(samples)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while batch := list(itertools.islice(waiting, config.batch_size)):
+            depths = teacher.predict(list(pool.map(partial(_pixels, extension), batch)))
+            yield from pool.map(partial(_with_depth, config), batch, depths)
+
+
+def _pixels(extension: str, sample: Sample) -> NDArray[np.uint8]:
+    """fg_bg as uint8 (H, W, 3)."""
+    component = replace(BY_NAME["fg_bg"], formats=(IMAGES[f".{extension}"],))
+    try:
+        return np.asarray(checked(sample.images["fg_bg"], component, None).image)
+    except BadImage as bad:
+        raise InputError(
+            f"fg_bg of {sample.key}: {bad}. `python -m shards verify` lists all that is damaged."
+        ) from None
+
+
+def _with_depth(config: LabelConfig, sample: Sample, depth: NDArray[np.float32]) -> Sample:
+    extension, bits = STORED[config.format]
+    image = depth_image(depth, config.depth_range, bits)
+    data = {"depth": encoded(image, extension, full_chroma=True)}
+    return Sample(sample.key, sample.images | data, sample.histograms | {"depth": histogram(image)})

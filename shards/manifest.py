@@ -1,37 +1,19 @@
-"""What a data set is: shards, counts, digests, splits, statistics, and where every image of every sample lies.
-
-`manifest.json` is for people and holds what is said once; `index/*.npy` are memory-mapped and hold what is said for
-every sample, so that opening a data set costs milliseconds whatever its size:
-
-    samples.npy          a record a sample in shard order: for each component the block and the bytes of its image,
-                         or, for a shared component, the number of its image in shared.npy
-    shared_NAME.npy      block and bytes in shared.tar of every distinct image of the shared component NAME
-    keys.npy             a fixed-width name a sample; read only to name a sample to a person
-    SPLIT.npy            the rows of samples.npy that are in the split; a row in none is left out
-"""
+"""What is said once of a data set: shards, counts, digests, splits, statistics. `manifest.json` is for people too."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.schema import SHARED_TAR
-from shards.tar import BLOCK
+from shards.folder import Folder, OnDisk
 
 __all__ = [
     "LOCATION",
     "SPLITS",
-    "Dataset",
     "DepthRange",
-    "Files",
-    "Locations",
     "Manifest",
     "Shard",
     "Statistics",
@@ -124,6 +106,13 @@ class Storage:
     jpeg_quality: int
     jpeg_chroma: str
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any] | None) -> "Storage | None":
+        if not raw:
+            return None
+        size = raw["resized_from"]
+        return cls(**raw | {"resized_from": tuple(size) if size else None})
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -186,124 +175,23 @@ class Manifest:
         raw["shared"] = Shard(**raw["shared"]) if raw["shared"] else None
         raw["depth"] = DepthRange(**raw["depth"])
         raw["image_size"] = tuple(raw["image_size"])
-        raw["storage"] = _storage(raw.get("storage"))
+        raw["storage"] = Storage.from_json(raw.get("storage"))
         return cls(**raw)
 
     @classmethod
-    def read(cls, root: Path) -> "Manifest":
+    def read(cls, root: Path | Folder) -> "Manifest":
         """The manifest of the data set in `root`. Raises InputError if there is none, or one of another version."""
-        path = root / "manifest.json"
-        try:
-            manifest = cls.from_json(path.read_text())
-        except FileNotFoundError:
+        folder = OnDisk(root) if isinstance(root, Path) else root
+        where = f"{folder}/manifest.json"
+        if not folder.exists("manifest.json"):
             raise InputError(
-                f"{root}: no data set here (no manifest.json). Make one with `python -m shards compose` or `convert`; "
-                "for tars made elsewhere, `python -m shards index`."
-            ) from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a manifest that this version reads ({error}). Convert again.") from error
-        if manifest.format != FORMAT:
-            raise InputError(f"{path}: format {manifest.format!r}, but this version reads {FORMAT!r}. Convert again.")
-        return manifest
-
-
-def _storage(raw: dict[str, Any] | None) -> Storage | None:
-    if not raw:
-        return None
-    size = raw["resized_from"]
-    return Storage(**raw | {"resized_from": tuple(size) if size else None})
-
-
-class Locations(NamedTuple):
-    """Where some images lie: number of the file in `Dataset.files`, offset and size in bytes; int64 (N,) each."""
-
-    file: NDArray[np.int64]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-
-
-class Files:
-    """The paths of a data set's tars, by number. Kept as paths, 100,000 of them would take 0.4 s and 17 MB."""
-
-    def __init__(self, root: Path, names: list[str]) -> None:
-        self._root, self._names = root, names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, number: int) -> Path:
-        return self._root / self._names[number]
-
-    def __iter__(self) -> Iterator[Path]:
-        return (self._root / name for name in self._names)
-
-
-class Dataset:
-    """An opened data set: the manifest, and its index as memory-mapped arrays."""
-
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root, self.manifest = root, manifest
-        self.files = Files(root, [*(shard.name for shard in manifest.shards), SHARED_TAR])
-        self._samples = self._array("samples")
-        self._keys = self._array("keys")
-        self._shared = {name: self._array(f"shared_{name}") for name, c in manifest.components.items() if c.shared}
-        self.first_row = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
-
-    @classmethod
-    def open(cls, root: Path) -> "Dataset":
-        """Raises InputError if `root` holds no data set, one of another version, or one with files missing."""
-        return cls(Path(root), Manifest.read(Path(root)))
-
-    def __len__(self) -> int:
-        return self.manifest.samples
-
-    def split(self, name: str) -> NDArray[np.uint32]:
-        """The rows of a split, ascending, memory-mapped. Raises InputError if it is empty or does not exist."""
-        if not self.manifest.splits.get(name):
-            have = ", ".join(f"{split} ({count})" for split, count in self.manifest.splits.items())
-            raise InputError(f"{self.root}: no samples in split {name!r}; it has {have}.")
-        return self._array(name)
-
-    def key(self, row: int) -> str:
-        """The sample's key, by which its files are named."""
-        return bytes(self._keys[row]).decode()
-
-    def shard_of(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The number in `files` of the tar that each sample lies in, int64 (N,)."""
-        return np.searchsorted(self.first_row, rows, side="right") - 1
-
-    def locate(self, component: str, rows: NDArray[np.integer]) -> Locations:
-        """Where the images of one component of the samples in `rows` (N,) lie."""
-        if component in self._shared:
-            return self.locate_shared(component, self.shared_number(component, rows))
-        found = self._samples[component][rows]
-        return Locations(self.shard_of(rows), *_bytes(found))
-
-    def shared_number(self, component: str, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Which of the shared component's distinct images the samples in `rows` (N,) have, int64 (N,)."""
-        return np.asarray(self._samples[component][rows], dtype=np.int64)
-
-    def locate_shared(self, component: str, numbers: NDArray[np.integer]) -> Locations:
-        """Where the distinct images of these numbers (N,) lie."""
-        found = self._shared[component][numbers]
-        return Locations(np.full(len(numbers), len(self.files) - 1), *_bytes(found))
-
-    def read(self, places: Locations) -> Iterator[bytes]:
-        """The bytes of the images at `places`; a tar is opened once for all that follow each other in it."""
-        for file, images in groupby(zip(*places, strict=True), key=lambda place: int(place[0])):
-            with self.files[file].open("rb") as tar:
-                for _, offset, size in images:
-                    tar.seek(offset)
-                    yield tar.read(size)
-
-    def _array(self, name: str) -> NDArray[Any]:
-        path = self.root / "index" / f"{name}.npy"
+                f"{folder}: no data set here (no manifest.json). Make one with `python -m shards compose` or "
+                "`convert`; for tars made elsewhere, `python -m shards index`."
+            )
         try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r")
-            return array
-        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a header's Python
-            raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or convert again.") from error
-
-
-def _bytes(found: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return found["block"].astype(np.int64) * BLOCK, found["bytes"].astype(np.int64)
+            manifest = cls.from_json(folder.read("manifest.json").decode())
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: not a manifest that this version reads ({error}). Convert again.") from error
+        if manifest.format != FORMAT:
+            raise InputError(f"{where}: format {manifest.format!r}, but this version reads {FORMAT!r}. Convert again.")
+        return manifest

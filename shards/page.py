@@ -10,7 +10,8 @@ from PIL import Image
 
 from shards.atomic import write_bytes
 from shards.charts import embedded, heat_map, histogram_svg, spread_svg
-from shards.manifest import Dataset, Manifest
+from shards.dataset import Dataset
+from shards.manifest import Manifest
 from shards.show import storage_words
 from shards.survey import Coverage, Survey, coverage, evenly, pictures, survey
 
@@ -38,7 +39,7 @@ def write_page(dataset: Dataset, path: Path, samples: int, workers: int) -> None
 
     The same data set gives the same bytes. Raises InputError if an image does not decode.
     """
-    name, manifest = escape(dataset.root.resolve().name), dataset.manifest
+    name, manifest = escape(dataset.folder.name), dataset.manifest
     body = [
         _header(name, manifest),
         _sheet(dataset, samples),

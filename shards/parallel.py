@@ -1,18 +1,11 @@
-"""Units of work on all cores, with a progress bar; a worker never outlives the command that started it."""
+"""Units of work on all cores of this machine or of a cluster, with a progress bar."""
 
-import multiprocessing
 import os
-import signal
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.connection import wait
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
-from PIL import Image
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,9 +18,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from shards.cluster import on_ray
+from shards.depth import Device
 from shards.errors import InputError
+from shards.processes import in_processes
 
-__all__ = ["run_parallel"]
+__all__ = ["EngineConfig", "run_parallel"]
 
 
 class Sized(Protocol):
@@ -40,45 +36,54 @@ U = TypeVar("U", bound=Sized)
 R = TypeVar("R")
 
 
-def run_parallel(do: Callable[[U], R], units: Sequence[U], workers: int, total: int) -> list[R]:
-    """Does every unit in one of `workers` processes; returns the results in the order of the units.
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What does the work, a shard at a time. The result does not depend on it."""
+
+    workers: int = os.cpu_count() or 1
+    """processes of this machine"""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes of this machine, or tasks all over a Ray cluster (pip install -r requirements-ray.txt); all of its
+    machines must reach what is read and written under the same path or URL"""
+    ray_address: str | None = None
+    """of the cluster's head, as `ray start` prints it; if not given, RAY_ADDRESS, the cluster that this machine is part
+    of, or one of this machine alone"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError("workers must be at least 1.")
+        if self.ray_address and self.engine != "ray":
+            raise InputError(f"ray-address {self.ray_address}: only --engine ray has one.")
+
+
+def run_parallel(
+    do: Callable[[U], R], units: Sequence[U], engine: EngineConfig, *, total: int, device: Device | None = None
+) -> list[R]:
+    """Does every unit; returns the results in the order of the units.
 
     The progress bar counts to `total` samples and begins at what is not in `units`. An error in one unit stops the
-    others before they begin. Raises InputError if a worker was killed.
+    others before they begin. With a `device` a teacher predicts: it takes all cores of this machine, or on a cluster a
+    GPU if there is one. Raises InputError if workers were killed.
     """
     if not units:
         return []
-    context = multiprocessing.get_context("spawn")
+    results: dict[int, R] = {}
     with (
         _progress(total, total - sum(unit.size for unit in units)) as advance,
-        ProcessPoolExecutor(min(workers, len(units)), mp_context=context, initializer=_begin_worker) as pool,
+        closing(_results(do, units, engine, device)) as found,
     ):
-        futures = {pool.submit(do, unit): unit.size for unit in units}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                advance(futures[future])
-            return [future.result() for future in futures]
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker was killed (out of memory?). Run again to go on, with fewer --workers."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for number, result in found:
+            results[number] = result
+            advance(units[number].size)
+    return [results[number] for number in range(len(units))]
 
 
-def _begin_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends with it: an orphan would write into the run that continues this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+def _results(
+    do: Callable[[U], R], units: Sequence[U], engine: EngineConfig, device: Device | None
+) -> Generator[tuple[int, R]]:
+    if engine.engine == "ray":
+        return on_ray(do, units, engine.ray_address, device)
+    return in_processes(do, units, 1 if device else engine.workers)
 
 
 class _Rate(ProgressColumn):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +65,9 @@ class Record:
             np.savez(temporary, about=np.array(json.dumps(about)), keys=self.keys, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Record":
+    def load(cls, stored: BinaryIO) -> "Record":
         arrays: dict[str, dict[str, Any]] = {what: {} for what in _ARRAYS}
-        with np.load(path) as file:
+        with np.load(stored) as file:
             about, keys = json.loads(str(file["about"])), file["keys"]
             for name in (name for name in file.files if "/" in name):
                 what, component = name.split("/")

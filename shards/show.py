@@ -6,19 +6,21 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from shards.dataset import Dataset
+from shards.folder import Folder
 from shards.images import save
-from shards.manifest import Dataset, Manifest
+from shards.manifest import Manifest
 from shards.survey import evenly, pictures
 
 __all__ = ["contact_sheet", "describe", "storage_words"]
 
 
-def describe(dataset: Dataset, console: Console) -> None:
-    """Prints sizes, splits, components and statistics of a data set."""
-    manifest = dataset.manifest
+def describe(folder: Folder, console: Console) -> None:
+    """Prints sizes, splits, components and statistics of the data set in a folder."""
+    manifest = Manifest.read(folder)
     size = sum(shard.bytes for shard in manifest.shards)
     height, width = manifest.image_size
-    console.print(f"[bold]{dataset.root}[/]: {manifest.samples:,} samples of {width}x{height} pixels")
+    console.print(f"[bold]{folder}[/]: {manifest.samples:,} samples of {width}x{height} pixels")
     console.print(
         f"  {len(manifest.shards)} shards, {size / 1e6:,.1f} MB, {size / manifest.samples / 1e3:.1f} KB a sample"
     )

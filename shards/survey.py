@@ -4,16 +4,15 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.images import eight_bit
-from shards.manifest import Dataset
-from shards.parallel import run_parallel
+from shards.parallel import EngineConfig, run_parallel
 from shards.schema import identity
 
 __all__ = ["Coverage", "Survey", "coverage", "evenly", "pictures", "survey"]
@@ -41,8 +40,8 @@ def pictures(dataset: Dataset, name: str, rows: NDArray[np.integer]) -> Iterator
             yield eight_bit(Image.open(io.BytesIO(data))).convert(mode)
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(
-                f"{dataset.root}: {name} of {dataset.key(int(row))} does not decode ({error}). "
-                f"`python -m shards verify {dataset.root}` lists all that is damaged."
+                f"{dataset.folder}: {name} of {dataset.key(int(row))} does not decode ({error}). "
+                f"`python -m shards verify {dataset.folder}` lists all that is damaged."
             ) from error
 
 
@@ -68,7 +67,7 @@ def survey(dataset: Dataset, workers: int, at_most: int = DECODED) -> Survey:
     """Decodes fg_bg, mask and depth of at most `at_most` samples. Raises InputError if one of them does not decode."""
     rows = evenly(len(dataset), at_most)
     units = [_Rows(rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
-    parts = run_parallel(partial(_survey_rows, dataset.root), units, workers, total=len(rows))
+    parts = run_parallel(partial(_survey_rows, dataset), units, EngineConfig(workers=workers), total=len(rows))
     return Survey(
         mask_area=np.concatenate([part.mask_area for part in parts]),
         brightness=np.concatenate([part.brightness for part in parts]),
@@ -85,8 +84,7 @@ class _Rows:
         return len(self.rows)
 
 
-def _survey_rows(root: Path, unit: _Rows) -> Survey:
-    dataset = Dataset.open(root)
+def _survey_rows(dataset: Dataset, unit: _Rows) -> Survey:
     depth = np.zeros(256, np.int64)
     if "depth" in dataset.manifest.components:
         for image in pictures(dataset, "depth", unit.rows):

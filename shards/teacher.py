@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.depth import Device
 from shards.errors import InputError
 from shards.manifest import DepthRange
 
@@ -23,7 +24,6 @@ __all__ = ["Predicts", "Teacher", "TeacherConfig", "fingerprint_of", "load_teach
 
 DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
 
-Device = Literal["auto", "cuda", "cpu"]
 Predicts = Literal["auto", "metres", "near-is-bright", "near-is-dark"]
 INDOORS = (0.0, 10.0)
 """metres; as in NYU Depth v2, and as `compose` stores measured depth"""

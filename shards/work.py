@@ -1,21 +1,39 @@
-"""What there is to do: the work of each shard, and what is the same for a whole data set."""
+"""What there is to do: the work of each shard, and the plan of the data set that the shards are to make up."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.depth import Device
+from shards.errors import InputError
 from shards.images import Size
 from shards.manifest import DepthRange, Statistics, Storage
 from shards.record import LeftOut, Record
+from shards.splits import SplitConfig
 
-__all__ = ["Known", "Unit", "Work"]
+__all__ = ["DivisionConfig", "Known", "Plan", "Unit", "Work"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivisionConfig(SplitConfig):
+    """How samples are divided into shards, and into train, val and test."""
+
+    samples_per_shard: int = 1000
+    """about 25 MB a shard at 160 px: one request to an object store, and fine enough to spread over ranks"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples_per_shard < 1:
+            raise InputError("samples-per-shard must be at least 1.")
 
 
 class Unit(Protocol):
-    """The work of one shard: small enough to be sent to another process."""
+    """The work of one shard: small enough to be sent to another process or machine."""
 
     @property
     def name(self) -> str:
@@ -40,15 +58,23 @@ class Known(NamedTuple):
     counted: int | None
     """as Manifest.counted"""
 
+    @classmethod
+    def from_json(cls, splits: list[int], split_by: str, statistics: dict[str, Any], counted: int | None) -> "Known":
+        found = {name: Statistics(**one) for name, one in statistics.items()}
+        return cls(np.array(splits, np.int8), split_by, found, counted)
 
-class Work(NamedTuple):
-    """A data set to be built."""
 
-    units: Sequence[Unit]
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A data set to be built, but for what its shards hold: with the records of these it becomes the manifest."""
+
+    shards: tuple[str, ...]
+    """their file names, in their order"""
     components: dict[str, str]
     """extension by component, in the order in which a sample's images lie in the tar"""
     image_size: Size
     depth: DepthRange
+    split: SplitConfig
     left_out: list[LeftOut]
     """what was left out before any image was opened"""
     fingerprint: str
@@ -62,3 +88,26 @@ class Work(NamedTuple):
     known: Known | None = None
     verified: str = "full"
     """as Manifest.verified"""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=np.ndarray.tolist)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        raw: dict[str, Any] = json.loads(text)
+        raw["shards"], raw["image_size"] = tuple(raw["shards"]), tuple(raw["image_size"])
+        raw["depth"], raw["split"] = DepthRange(**raw["depth"]), SplitConfig(**raw["split"])
+        raw["left_out"] = [LeftOut(*one) for one in raw["left_out"]]
+        raw["storage"] = Storage.from_json(raw["storage"])
+        raw["known"] = Known.from_json(*raw["known"]) if raw["known"] else None
+        return cls(**raw)
+
+
+class Work(NamedTuple):
+    """A data set to be built."""
+
+    plan: Plan
+    units: Sequence[Unit]
+    """of each of the plan's shards"""
+    device: Device | None = None
+    """that a teacher predicts depth on: a unit then has this machine to itself, or on a cluster a GPU"""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from small_data import SIZE, Drawn, compose_config, convert
+from small_data import ONE_WORKER, SIZE, Drawn, compose_config, convert
 
 from shards.compose import compose_folders, composition
 from shards.draw import draw_data
@@ -26,7 +26,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
 def folders(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 samples in OverlayedImages/, OverlayedMasks/, DepthImage/ (a folder for each of 4 rounds) and Background/."""
     out = tmp_path_factory.mktemp("layout") / "folders"
-    compose_folders(composition(compose_config(drawn)), out, workers=1)
+    compose_folders(composition(compose_config(drawn)), out, ONE_WORKER)
     return out
 
 

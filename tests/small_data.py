@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from shards.build import BuildConfig, build
 from shards.compose import ComposeConfig
 from shards.convert import ConvertConfig, conversion
-from shards.manifest import Dataset
+from shards.dataset import Dataset
+from shards.folder import OnDisk
+from shards.work import DivisionConfig, Work
 
 SIZE = 48
 SAMPLES = 150
@@ -22,8 +24,11 @@ class Drawn(NamedTuple):
     depth: Path
 
 
-def build_config(**options: Any) -> BuildConfig:
-    return BuildConfig(**{"samples_per_shard": 25, "workers": 1} | options)
+ONE_WORKER = BuildConfig(workers=1)
+
+
+def division(**options: Any) -> DivisionConfig:
+    return DivisionConfig(**{"samples_per_shard": 25} | options)
 
 
 def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
@@ -33,14 +38,21 @@ def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
         "mirror": True,
         "samples": SAMPLES,
         "size": SIZE,
-        "build": build_config(),
+        "division": division(),
     }
     return ComposeConfig(**own | options)
 
 
-def convert(sources: Sequence[Path], out: Path, component: tuple[str, ...] = (), **options: Any) -> Dataset:
-    config = ConvertConfig(component=component, build=build_config(**options))
-    return build(conversion(sources, config), out, config.build)
+def built(work: Work, out: Path, how: BuildConfig = ONE_WORKER) -> Dataset:
+    build(work, OnDisk(out), how)
+    return Dataset.open(out)
+
+
+def convert(
+    sources: Sequence[Path], out: Path, component: tuple[str, ...] = (), workers: int = 1, **options: Any
+) -> Dataset:
+    config = ConvertConfig(component=component, division=division(**options))
+    return built(conversion(sources, config), out, BuildConfig(workers=workers))
 
 
 def images(dataset: Dataset) -> dict[str, dict[str, bytes]]:

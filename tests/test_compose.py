@@ -18,9 +18,9 @@ from small_data import SAMPLES, SIZE, Drawn, compose_config, images
 
 from shards.compose import ComposeUnit, composition
 from shards.cutouts import load_figure
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.images import BadImage
-from shards.manifest import Dataset
 from shards.paste import Background, Figure, PasteConfig, Pasted, paste
 from shards.schema import identity
 
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn
         for i, seed in enumerate((0, 0, 1))
     ]
     assert tars[0] == tars[1] != tars[2]
-    first, again, other = (composition(compose_config(drawn, seed=seed)).fingerprint for seed in (0, 0, 1))
+    first, again, other = (composition(compose_config(drawn, seed=seed)).plan.fingerprint for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -183,12 +183,12 @@ def test_cutouts_that_cannot_be_used_are_reported(drawn: Drawn, tmp_path: Path) 
     Image.new("RGBA", (9, 9)).save(tmp_path / "3 nothing to see.png")
     (tmp_path / "4 text.png").write_text("no image")
     work = composition(compose_config(drawn._replace(fg=tmp_path)))
-    assert [(one.kind, Path(one.source).name[0]) for one in work.left_out] == [
+    assert [(one.kind, Path(one.source).name[0]) for one in work.plan.left_out] == [
         ("no-alpha", "2"),
         ("empty-alpha", "3"),
         ("not-an-image", "4"),
     ]
-    assert work.sources["fg"] == ["1 good.png"]
+    assert work.plan.sources["fg"] == ["1 good.png"]
     (tmp_path / "1 good.png").unlink()
     with pytest.raises(InputError, match=r"no usable image for fg\. 2 no alpha\.png: mode RGB"):
         composition(compose_config(drawn._replace(fg=tmp_path)))
@@ -264,12 +264,12 @@ def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: P
     Image.new("L", (SIZE, SIZE)).save(depth / "room0003.png")
     Image.new("I;16", (9, 9)).save(depth / "room0004.png")
     work = composition(compose_config(drawn._replace(depth=depth)))
-    assert [(one.kind, Path(one.source).name) for one in work.left_out] == [
+    assert [(one.kind, Path(one.source).name) for one in work.plan.left_out] == [
         ("bad-depth", "room0002.jpg"),
         ("bad-depth", "room0003.jpg"),
         ("wrong-size", "room0004.jpg"),
     ]
-    assert len(work.sources["bg"]) == 5
+    assert len(work.plan.sources["bg"]) == 5
 
 
 @pytest.mark.parametrize("option", [{"scale": (0.6, 0.3)}, {"scale": (0.0, 0.3)}, {"floor": 0.0}, {"places": 0}])

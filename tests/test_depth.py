@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_data import SIZE, build_config, convert, images
+from small_data import ONE_WORKER, SIZE, convert, images
 from test_loader import DECODERS, epoch, loader
 
 from bench.depth import costs
@@ -23,14 +23,17 @@ from model.metrics import Metrics
 from model.pictures import five_rows
 from model.unet import Prediction
 from shards.assemble import assemble
+from shards.dataset import Dataset
 from shards.depth import STORED, DepthFormat, depth_image
 from shards.errors import InputError
+from shards.folder import OnDisk
 from shards.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
-from shards.manifest import Dataset, DepthRange, Manifest
+from shards.manifest import DepthRange, Manifest
 from shards.record import Record, Sample, write_shard
 from shards.schema import BY_NAME, COMPONENTS
+from shards.splits import SplitConfig
 from shards.verify import verify
-from shards.work import Work
+from shards.work import Plan
 
 METRES, INVERSE = DepthRange.metres(0, 10), DepthRange.relative(near_is_bright=True)
 CACHES: list[dict[str, Any]] = [{"cache": "none"}, {"cache": "host"}, {"cache": "host", "cache_mib": 1, "size": 0}]
@@ -62,8 +65,18 @@ def rewritten(source: Path, out: Path, depths: list[bytes] | None, depth_range: 
     unit = Rewritten(source, formats, depths or [b""] * len(Dataset.open(source)))
     out.mkdir()
     size = Manifest.read(source).image_size
-    work = Work([unit], formats, size, depth_range, [], "rewritten", {}, depth_bits=bits)
-    assemble([unit.run(out)], work, out, build_config())
+    plan = Plan(
+        shards=(unit.name,),
+        components=formats,
+        image_size=size,
+        depth=depth_range,
+        split=SplitConfig(),
+        left_out=[],
+        fingerprint="rewritten",
+        sources={},
+        depth_bits=bits,
+    )
+    assemble([unit.run(out)], plan, out, OnDisk(out))
     return out
 
 
@@ -216,7 +229,9 @@ def test_bits_that_are_not_those_of_the_manifest_are_found(deep: Path, dataset: 
     broken = Dataset.open(deep).split("train")[0]
     depths[broken] = encoded(eight_bit(Image.open(io.BytesIO(depths[broken]))), "png")
     mixed = rewritten(dataset, tmp_path / "mixed", depths, METRES, 16)
-    assert [(p.where.split()[-1], p.what.split(":")[0]) for p in verify(mixed, workers=1)] == [("depth", "wrong-mode")]
+    assert [(p.where.split()[-1], p.what.split(":")[0]) for p in verify(OnDisk(mixed), ONE_WORKER)] == [
+        ("depth", "wrong-mode")
+    ]
     with loader(mixed) as opened:
         list(opened)
         assert opened.stats.bad == 1
@@ -224,7 +239,7 @@ def test_bits_that_are_not_those_of_the_manifest_are_found(deep: Path, dataset: 
 
 def test_a_data_set_without_depth_is_whole_but_cannot_be_trained_on(dataset: Path, tmp_path: Path) -> None:
     bare = rewritten(dataset, tmp_path / "bare", None, DepthRange(), 8)
-    assert verify(bare, workers=1) == []
+    assert verify(OnDisk(bare), ONE_WORKER) == []
     assert list(Manifest.read(bare).components) == ["fg_bg", "mask", "bg"]
     with pytest.raises(InputError, match=r"has no depth yet\. Add it with `python -m shards depth"):
         loader(bare)
@@ -236,7 +251,7 @@ def test_a_deep_data_set_says_so_and_verifies(deep: Path) -> None:
         "depth": 16
     }
     assert manifest.statistics["depth"].mean == pytest.approx([0.5], abs=1e-3)
-    assert verify(deep, workers=1) == []
+    assert verify(OnDisk(deep), ONE_WORKER) == []
 
 
 def test_manifests_from_before_there_were_bits_have_8(damaged: Path) -> None:

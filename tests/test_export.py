@@ -6,14 +6,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from small_data import TREES, build_config, contents, convert, flip, images
+from small_data import TREES, built, contents, convert, flip, images
 
-from shards.build import build
+from shards.dataset import Dataset
+from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.export import export
 from shards.foreign import indexing
-from shards.manifest import Dataset
 from shards.schema import WORK
+from shards.splits import SplitConfig
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -36,7 +37,7 @@ def tar_of(out: Path, samples: dict[str, dict[str, bytes]]) -> Path:
                 member = tarfile.TarInfo(f"{key}.{name}.jpg")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    build(indexing(out, None, build_config()), out, build_config())
+    built(indexing(out, ExistingConfig(), SplitConfig()), out)
     return out
 
 

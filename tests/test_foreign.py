@@ -16,14 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_data import SIZE, build_config, contents, images
+from small_data import ONE_WORKER, SIZE, built, contents, images
 
-from shards.build import build
+from shards.dataset import Dataset
+from shards.depth import ExistingConfig
 from shards.errors import InputError
+from shards.folder import OnDisk
 from shards.foreign import indexing
-from shards.manifest import Dataset
 from shards.members import list_tar
 from shards.record import LeftOut
+from shards.splits import SplitConfig
 from shards.verify import verify
 
 NAMES = ("fg_bg", "mask", "depth", "bg")
@@ -78,7 +80,7 @@ def by_gnu_tar(path: Path, folder: Path, *arguments: str) -> None:
 
 
 def indexed(folder: Path) -> Dataset:
-    return build(indexing(folder, None, build_config()), folder, build_config(val_share=0, test_share=0))
+    return built(indexing(folder, ExistingConfig(), SplitConfig(val_share=0, test_share=0)), folder)
 
 
 def left_out(folder: Path) -> list[tuple[str, str, str]]:
@@ -92,7 +94,7 @@ def test_tars_made_elsewhere_hold_the_same_samples(dataset: Path, found: dict[st
     packed(tars / "a.tar", files[: 4 * 70], tarfile.PAX_FORMAT)
     packed(tars / "b.tar", files[4 * 70 :], tarfile.GNU_FORMAT)
     before = contents(tars)
-    made = build(indexing(tars, (0.0, 10.0), build_config()), tars, build_config())
+    made = built(indexing(tars, ExistingConfig(depth_metres=(0.0, 10.0)), SplitConfig()), tars)
     assert images(made) == found
     assert {name: contents(tars)[name] for name in before} == before
     assert made.manifest.statistics == Dataset.open(dataset).manifest.statistics
@@ -122,7 +124,7 @@ def test_a_folder_packed_by_gnu_tar_with_all_that_lies_in_it(
     (tmp_path / "in" / "empty").mkdir()
     by_gnu_tar(tars / "a.tar", tmp_path / "in", f"--format={form}", ".")
     assert images(indexed(tars)) == few
-    assert verify(tars, workers=1) == []
+    assert verify(OnDisk(tars), ONE_WORKER) == []
     assert left_out(tars) == sorted(("litter", "", f"a.tar/./{name}") for name in litter)
 
 
@@ -171,7 +173,7 @@ def test_extensions_are_spelled_in_any_way(few: dict[str, Files], tars: Path) ->
     )
     made = indexed(tars)
     assert images(made) == few
-    assert verify(tars, workers=1) == []
+    assert verify(OnDisk(tars), ONE_WORKER) == []
     assert {component.extension for component in made.manifest.components.values()} == {"jpg"}
 
 

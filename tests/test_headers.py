@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_data import SAMPLES, build_config, contents
+from small_data import SAMPLES, built, contents, division
 from test_convert import BREAK, image_of, left_out, samples_of
 
 from shards import convert
-from shards.build import build
 from shards.convert import ConvertConfig, conversion
+from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.headers import Form, header
-from shards.manifest import Dataset, Manifest
+from shards.manifest import Manifest
 
 
 def converted(folders: Path, out: Path, verify: str, **options: int) -> Dataset:
-    config = ConvertConfig(verify=verify, build=build_config(**options))  # type: ignore[arg-type]
-    return build(conversion([folders], config), out, config.build)
+    config = ConvertConfig(verify=verify, division=division(**options))  # type: ignore[arg-type]
+    return built(conversion([folders], config), out)
 
 
 def encoded(mode: str, form: str, **options: object) -> bytes:
@@ -134,7 +134,7 @@ def test_statistics_of_a_part_are_said_to_be(
     folders: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: str
 ) -> None:
     monkeypatch.setattr(convert, "COUNTED", {verify: 40})
-    found = [converted(folders, tmp_path / str(n), verify, samples_per_shard=n, workers=2).manifest for n in (25, 7)]
+    found = [converted(folders, tmp_path / str(n), verify, samples_per_shard=n).manifest for n in (25, 7)]
     assert found[0].counted == found[1].counted == len(range(0, SAMPLES, 4))
     assert found[0].statistics == found[1].statistics
     whole = Dataset.open(dataset).manifest

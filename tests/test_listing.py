@@ -66,7 +66,7 @@ def test_every_sample_leads_to_its_own_files(zips: Path, samples: Samples) -> No
 
 
 def fingerprint(folder: Path) -> str:
-    return conversion([folder], ConvertConfig()).fingerprint
+    return conversion([folder], ConvertConfig()).plan.fingerprint
 
 
 def zipped(folders: Path, out: Path) -> Path:

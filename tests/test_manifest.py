@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_data import SAMPLES, TREES, contents, convert, images
 
+from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import SPLITS, Dataset, Manifest
+from shards.manifest import SPLITS, Manifest
 from shards.schema import identity
 
 

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_data import SAMPLES, build_config, convert, images
+from small_data import SAMPLES, built, convert, images
 
-from shards.build import build
 from shards.charts import histogram_svg
+from shards.dataset import Dataset
+from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.foreign import indexing
-from shards.manifest import Dataset
 from shards.page import write_page
 from shards.schema import identity
+from shards.splits import SplitConfig
 from shards.survey import coverage, evenly, pictures, survey
 
 VOID = {"meta", "img", "br"}
@@ -149,7 +150,7 @@ def test_names_are_shown_and_not_obeyed(dataset: Path, tmp_path: Path) -> None:
                 member = tarfile.TarInfo(f"{EVIL}{i}.{name}.jpg")
                 member.size = len(data) if (i, name) != (5, "mask") else 0
                 tar.addfile(member, io.BytesIO(data))
-    page = written(build(indexing(out, None, build_config()), out, build_config()), tmp_path / "show.html")
+    page = written(built(indexing(out, ExistingConfig(), SplitConfig()), out), tmp_path / "show.html")
     assert not page.tags.keys() & {"script", "b"}
     assert not {name for name, _ in page.attributes if name.startswith("on")}
     assert all(f"{EVIL}{i}" in page.text.split("\n") for i in range(5))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_data import SIZE, Drawn, build_config, compose_config, contents
+from small_data import SIZE, Drawn, built, compose_config, contents, division
 from test_compose import figure, room, values
 
-from shards.build import build
+from shards.build import BuildConfig
 from shards.compose import ComposeUnit, composition
 from shards.errors import InputError
 from shards.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, paste
@@ -152,8 +152,8 @@ def many(drawn: Drawn, **options: Any) -> Any:
 
 def test_options_do_not_depend_on_workers_or_on_other_samples(drawn: Drawn, tmp_path: Path) -> None:
     for workers in (1, 2):
-        config = many(drawn, samples=50, build=build_config(workers=workers))
-        build(composition(config), tmp_path / str(workers), config.build)
+        config = many(drawn, samples=50)
+        built(composition(config), tmp_path / str(workers), BuildConfig(workers=workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     few, all_ = (composition(many(drawn, samples=samples)).units[0] for samples in (10, None))
     assert isinstance(few, ComposeUnit)
@@ -185,7 +185,7 @@ def test_as_many_figures_as_asked_for_and_the_named_one_among_them(drawn: Drawn,
         ({"shadow": 1.1}, "shadow 1.1: a number from 0"),
         ({"figures_per_image": (0, 1)}, "figures-per-image 0 1: two numbers"),
         ({"figures_per_image": (3, 2)}, "figures-per-image 3 2: two numbers"),
-        ({"figures_per_image": (1, 2), "build": build_config(split_by="identity")}, "cannot be split by identity"),
+        ({"figures_per_image": (1, 2), "division": division(split_by="identity")}, "cannot be split by identity"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(drawn: Drawn, option: dict[str, Any], message: str) -> None:

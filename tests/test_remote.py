@@ -17,8 +17,8 @@ from servers import Server, s3_server
 from small_data import flip
 
 from pipeline import origin
-from pipeline.remote import is_remote
 from shards.errors import InputError
+from shards.folder import is_url
 
 pytest_plugins = ["remote_fixtures"]
 
@@ -43,8 +43,8 @@ def s3(dataset: Path) -> Iterator[Server]:
 
 
 def test_a_url_is_told_from_a_folder() -> None:
-    assert all(is_remote(data) for data in ("s3://bucket/data", "https://host/data", "memory://data"))
-    assert not any(is_remote(data) for data in ("data", "/mnt/data", Path("a:/b"), "s3:/bucket"))
+    assert all(is_url(data) for data in ("s3://bucket/data", "https://host/data", "memory://data"))
+    assert not any(is_url(data) for data in ("data", "/mnt/data", Path("a:/b"), "s3:/bucket"))
 
 
 @pytest.mark.parametrize("protocol", ["http", "s3", "s3 in parts", "file", "memory"])

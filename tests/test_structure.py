@@ -47,7 +47,14 @@ def test_a_command_that_needs_no_teacher_imports_no_torch() -> None:
 @pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: path.stem)
 def test_the_pipeline_knows_of_shards_only_what_is_written_down(path: Path) -> None:
     of_shards = {name for name in imported(path) if name.partition(".")[0] == "shards"}
-    assert of_shards <= {"shards.schema", "shards.manifest", "shards.errors", "shards.atomic"}
+    assert of_shards <= {
+        "shards.schema",
+        "shards.manifest",
+        "shards.dataset",
+        "shards.folder",
+        "shards.errors",
+        "shards.atomic",
+    }
     assert not packages(path) & {"model", "train", "wandb"}
 
 

@@ -12,16 +12,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from small_data import Drawn, build_config, compose_config, contents, images
+from small_data import ONE_WORKER, Drawn, built, compose_config, contents, division, images
 from test_depth import rewritten
 from test_interruption import killed_when
 
 from shards.assemble import assemble
-from shards.build import build
 from shards.compose import composition
+from shards.dataset import Dataset
 from shards.errors import InputError
+from shards.folder import OnDisk
 from shards.label import LabelConfig, labelling
-from shards.manifest import SPLITS, Dataset, DepthRange
+from shards.manifest import SPLITS, DepthRange
 from shards.show import describe
 from shards.teacher import Teacher, load_teacher, settled
 from shards.verify import verify
@@ -70,8 +71,8 @@ def glpn(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def few(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 samples in 8 shards."""
-    out, shards = tmp_path_factory.mktemp("few") / "data", build_config(samples_per_shard=5)
-    build(composition(compose_config(drawn, samples=40, build=shards)), out, shards)
+    out = tmp_path_factory.mktemp("few") / "data"
+    built(composition(compose_config(drawn, samples=40, division=division(samples_per_shard=5))), out)
     return out
 
 
@@ -91,9 +92,9 @@ def config(teacher: Path, **options: object) -> LabelConfig:
 
 def labelled(source: Path, out: Path, wanted: LabelConfig) -> Dataset:
     """The pass in this process, where transformers is imported already."""
-    work = labelling(source, wanted)
+    work = labelling(Dataset.open(source), wanted)
     out.mkdir()
-    assemble([unit.run(out) for unit in work.units], work, out, build_config())
+    assemble([unit.run(out) for unit in work.units], work.plan, out, OnDisk(out))
     return Dataset.open(out)
 
 
@@ -132,7 +133,7 @@ def test_everything_but_depth_stays_as_it_was(few: Path, made: Path) -> None:
         n: s for n, s in new.statistics.items() if n != "depth"
     }
     assert (old.split_by, old.splits, old.left_out) == (new.split_by, new.splits, new.left_out)
-    assert verify(made, workers=1) == []
+    assert verify(OnDisk(made), ONE_WORKER) == []
 
 
 def test_relative_depth_is_recorded_as_the_model_gives_it_and_fills_its_range(made: Path, relative: Path) -> None:
@@ -213,12 +214,12 @@ def test_what_is_no_teacher_is_said_in_one_line(few: Path, relative: Path, tmp_p
 
 def test_depth_comes_to_a_data_set_that_has_none(few: Path, relative: Path, made: Path, tmp_path: Path) -> None:
     bare = rewritten(few, tmp_path / "bare", None, DepthRange(), 8)
-    describe(Dataset.open(bare), Console(quiet=True))
+    describe(OnDisk(bare), Console(quiet=True))
     opened = labelled(bare, tmp_path / "out", config(relative, format="png16"))
     for depth, other in zip(depths(opened), depths(Dataset.open(made)), strict=True):
         assert np.abs(depth - other).max() <= 2 / 65535  # the shards, and so the batches, are others
     assert list(opened.manifest.components) == ["fg_bg", "mask", "depth", "bg"]
-    assert verify(tmp_path / "out", workers=1) == []
+    assert verify(OnDisk(tmp_path / "out"), ONE_WORKER) == []
 
 
 def test_killed_and_continued_the_bytes_are_the_same(few: Path, relative: Path, made: Path, tmp_path: Path) -> None:
@@ -228,8 +229,8 @@ def test_killed_and_continued_the_bytes_are_the_same(few: Path, relative: Path, 
     done = [out / path.stem for path in (out / ".work").glob("shard-*.npz")]
     before = {path: path.stat().st_mtime_ns for path in done}
     assert before
-    build(labelling(few, config(relative, format="png16")), out, build_config())
+    built(labelling(Dataset.open(few), config(relative, format="png16")), out)
     assert contents(out) == contents(made)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(InputError, match="holds another data set already"):
-        build(labelling(few, config(relative, format="png")), out, build_config())
+        built(labelling(Dataset.open(few), config(relative, format="png")), out)

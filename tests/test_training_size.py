@@ -14,16 +14,29 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 from rich.console import Console
-from small_data import SAMPLES, SIZE, TREES, Drawn, build_config, compose_config, contents, images
+from small_data import (
+    ONE_WORKER,
+    SAMPLES,
+    SIZE,
+    TREES,
+    Drawn,
+    built,
+    compose_config,
+    contents,
+    division,
+    images,
+)
 from test_interruption import TINY_SHARDS, command, killed_when
 
 from pipeline.loader import Loader, LoaderConfig
-from shards.build import build
+from shards.build import BuildConfig
 from shards.compose import ComposeUnit, compose_folders, composition, load_background
 from shards.convert import ConvertConfig, conversion
+from shards.dataset import Dataset
 from shards.errors import InputError
+from shards.folder import OnDisk
 from shards.images import encoded, resized
-from shards.manifest import Dataset, Manifest, Storage
+from shards.manifest import Manifest, Storage
 from shards.show import describe
 from shards.verify import verify
 
@@ -35,8 +48,8 @@ DECODERS = ["portable", DALI]
 
 
 def scaled(folders: Path, out: Path, workers: int = 1, **options: Any) -> Dataset:
-    config = ConvertConfig(build=build_config(workers=workers), **{"size": SMALL} | options)
-    return build(conversion([folders], config), out, config.build)
+    config = ConvertConfig(division=division(), **{"size": SMALL} | options)
+    return built(conversion([folders], config), out, BuildConfig(workers=workers))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +160,7 @@ def test_it_is_shown_in_words(dataset: Path, lossless: Path) -> None:
     shown = {}
     for root in (dataset, lossless):
         console = Console(file=io.StringIO(), width=200)
-        describe(Dataset.open(root), console)
+        describe(OnDisk(root), console)
         shown[root] = console.file.getvalue()  # type: ignore[attr-defined]
     words = "scaled down from 48x48 (bilinear, antialiased); JPEG quality 95, chroma 4:4:4; lossless: mask, depth"
     assert words in shown[lossless]
@@ -174,7 +187,7 @@ def test_the_files_are_checked_at_their_own_size(messy: Path, tmp_path: Path) ->
 
 
 def test_nothing_is_wrong_with_them(lossy: Path, lossless: Path) -> None:
-    assert verify(lossy, workers=1) == verify(lossless, workers=1) == []
+    assert verify(OnDisk(lossy), ONE_WORKER) == verify(OnDisk(lossless), ONE_WORKER) == []
 
 
 def test_workers_do_not_matter_but_size_and_lossless_do(folders: Path, lossless: Path, tmp_path: Path) -> None:
@@ -211,7 +224,7 @@ def test_options_that_make_no_sense_are_refused(option: dict[str, Any], message:
 def exact(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Composed at SIZE, mask and depth lossless."""
     out, config = tmp_path_factory.mktemp("exact") / "out", compose_config(drawn, lossless=True)
-    return build(composition(config), out, config.build).root
+    return built(composition(config), out).root
 
 
 def composed(drawn: Drawn, **options: Any) -> dict[str, dict[str, bytes]]:
@@ -233,7 +246,7 @@ def test_lossless_composing_changes_how_mask_and_depth_are_stored_only(drawn: Dr
         jpeg_quality=95,
         jpeg_chroma="4:4:4",
     )
-    assert verify(exact, workers=1) == []
+    assert verify(OnDisk(exact), ONE_WORKER) == []
 
 
 @pytest.mark.parametrize(("size", "expected"), [(SMALL, "4:4:4"), (160, "4:2:0")])
@@ -243,8 +256,8 @@ def test_colour_is_composed_in_full_below_the_size_of_2020(drawn: Drawn, size: i
     assert isinstance(unit, ComposeUnit)
     data = unit.sample(unit.pastings[0]).images
     assert chroma(data["fg_bg"]) == chroma(data["bg"]) == expected
-    assert work.storage is not None
-    assert work.storage.jpeg_chroma == expected
+    assert work.plan.storage is not None
+    assert work.plan.storage.jpeg_chroma == expected
 
 
 @pytest.mark.parametrize("decode", DECODERS)
@@ -258,9 +271,9 @@ def test_the_loader_reads_lossless_pixels_exactly(exact: Path, decode: str) -> N
 
 def test_lossless_folders_stay_lossless_on_the_way(drawn: Drawn, exact: Path, tmp_path: Path) -> None:
     """As they are, and scaled down too: what came as PNG is never made JPEG."""
-    compose_folders(composition(compose_config(drawn, lossless=True)), tmp_path / "folders", workers=1)
-    as_it_is = ConvertConfig(build=build_config())
-    converted = build(conversion([tmp_path / "folders"], as_it_is), tmp_path / "out", as_it_is.build)
+    compose_folders(composition(compose_config(drawn, lossless=True)), tmp_path / "folders", ONE_WORKER)
+    as_it_is = ConvertConfig(division=division())
+    converted = built(conversion([tmp_path / "folders"], as_it_is), tmp_path / "out")
     assert images(converted) == images(Dataset.open(exact))
     found = images(scaled(tmp_path / "folders", tmp_path / "small"))
     for key, parts in images(converted).items():

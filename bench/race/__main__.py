@@ -15,8 +15,8 @@ from bench.race import report
 from bench.race.contenders import CONTENDERS
 from bench.race.run import Race, build_formats, race
 from bench.race.truth import Truth
+from shards.dataset import Dataset
 from shards.errors import InputError, told_plainly
-from shards.manifest import Dataset
 
 HERE = Path(__file__).parent.parent
 

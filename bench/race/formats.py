@@ -18,9 +18,11 @@ from PIL import Image
 from bench.race.contenders import SHAPES, SIZE
 from shards.build import BuildConfig, build
 from shards.convert import ConvertConfig, conversion
+from shards.dataset import Dataset, Locations
 from shards.errors import InputError, told_plainly
-from shards.manifest import Dataset, Locations
+from shards.folder import OnDisk
 from shards.schema import BY_NAME, sample_key
+from shards.work import DivisionConfig
 
 __all__ = ["FORMATS", "images", "members", "write", "write_folders"]
 
@@ -92,8 +94,8 @@ def _shards(scratch: Path, name: str, size: int | None) -> None:
         stored = min(image.size)
     if size and stored <= size:
         size = None  # they are of that size already
-    own = BuildConfig(val_share=0, test_share=0, samples_per_shard=max(1, min(1000, len(listed) // 4)))
-    build(conversion([folder], ConvertConfig(size=size, build=own)), scratch / name, own)
+    own = DivisionConfig(val_share=0, test_share=0, samples_per_shard=max(1, min(1000, len(listed) // 4)))
+    build(conversion([folder], ConvertConfig(size=size, division=own)), OnDisk(scratch / name), BuildConfig())
 
 
 def _mds(scratch: Path) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from bench import written
 from bench.race.contenders import BATCH, CONTENDERS, SIZE, WORKERS, Contender
 from bench.race.run import Run
-from shards.manifest import Dataset
+from shards.dataset import Dataset
 
 __all__ = ["Standing", "facts", "failures", "section", "standings", "table", "write"]
 

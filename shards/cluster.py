@@ -1,0 +1,79 @@
+"""Units of work as tasks of a Ray cluster: a machine that is lost costs what it was at, and others do that again."""
+
+import itertools
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shards.depth import Device
+from shards.errors import InputError
+
+__all__ = ["on_ray"]
+
+U = TypeVar("U")
+R = TypeVar("R")
+
+AHEAD = 4
+"""tasks a core of the cluster that are known to it; memory does not grow with the number of the others"""
+LIVES = 5
+"""machines or workers that may be lost at the same unit before it is told to be the unit's fault"""
+
+
+def on_ray(
+    do: Callable[[U], R], units: Sequence[U], address: str | None, device: Device | None
+) -> Generator[tuple[int, R]]:
+    """Yields the number and the result of each unit as it is done.
+
+    Raises InputError if Ray is not installed or the cluster cannot be reached, and if a unit has cost LIVES workers.
+    """
+    with _connected(address) as ray:
+        cluster = ray.cluster_resources()
+        gpu = device in ("auto", "cuda") and cluster.get("GPU", 0) > 0
+        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=LIVES - 1)(do)
+        most = max(64, AHEAD * int(cluster.get("CPU", 1)))
+        waiting = enumerate(units)
+        running = {task.remote(unit): number for number, unit in itertools.islice(waiting, most)}
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done[0]), _result(ray, done[0])
+            running |= {task.remote(unit): number for number, unit in itertools.islice(waiting, 1)}
+
+
+def _result(ray: Any, done: Any) -> Any:
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        why = " ".join(str(error).split())
+        raise InputError(
+            f"{LIVES} workers in turn were lost at the same shard ({why[:300]}). Run again to go on."
+        ) from None
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Ray, with this code on all machines of its cluster."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("engine ray needs one more package: pip install -r requirements-ray.txt") from None
+    here = str(Path(__file__).parent)
+    try:
+        ray.init(
+            address,
+            runtime_env={"py_modules": [here]},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster at {address or 'RAY_ADDRESS'} ({error}). `ray start --head` begins one."
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
