@@ -2,6 +2,8 @@
 
 import itertools
 import logging
+import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,14 +33,18 @@ def on_ray(
     with _connected(address) as ray:
         cluster = ray.cluster_resources()
         gpu = device in ("auto", "cuda") and cluster.get("GPU", 0) > 0
-        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=LIVES - 1)(do)
+        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=LIVES - 1)(_done)
         most = max(64, AHEAD * int(cluster.get("CPU", 1)))
         waiting = enumerate(units)
-        running = {task.remote(unit): number for number, unit in itertools.islice(waiting, most)}
+        running = {task.remote(do, unit): number for number, unit in itertools.islice(waiting, most)}
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
             yield running.pop(done[0]), _result(ray, done[0])
-            running |= {task.remote(unit): number for number, unit in itertools.islice(waiting, 1)}
+            running |= {task.remote(do, unit): number for number, unit in itertools.islice(waiting, 1)}
+
+
+def _done(do: Callable[[U], R], unit: U) -> R:
+    return do(unit)
 
 
 def _result(ray: Any, done: Any) -> Any:
@@ -60,6 +66,7 @@ def _connected(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise InputError("engine ray needs one more package: pip install -r requirements-ray.txt") from None
+    _check(address or os.environ.get("RAY_ADDRESS", ""))
     here = str(Path(__file__).parent)
     try:
         ray.init(
@@ -71,9 +78,21 @@ def _connected(address: str | None) -> Iterator[Any]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"no Ray cluster at {address or 'RAY_ADDRESS'} ({error}). `ray start --head` begins one."
+            f"no Ray cluster that can be joined: {error}. Do RAY_AUTH_MODE and RAY_AUTH_TOKEN say here what they say "
+            "there? `ray start --head` begins a cluster."
         ) from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Raises InputError if nobody listens at HOST:PORT, which Ray would wait for for ten minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # one of Ray's own words, such as auto
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"{address}: no Ray cluster there ({error}). `ray start --head` begins one.") from None

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Container, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,12 +148,10 @@ class AtUrl:
 
     def exists(self, name: str) -> bool:
         with self._asked(name) as (files, path):
-            files.invalidate_cache()
             return bool(files.exists(path))
 
     def names(self, inside: str = "") -> set[str]:
         with self._asked(inside) as (files, path):
-            files.invalidate_cache()
             try:
                 found = files.ls(path, detail=True)
             except FileNotFoundError:
@@ -202,7 +199,6 @@ class AtUrl:
 
     def remove(self, inside: str) -> None:
         with self._asked(inside) as (files, path):
-            files.invalidate_cache()
             if files.exists(path):
                 files.rm(path, recursive=True)
 
@@ -216,7 +212,9 @@ class AtUrl:
     def _asked(self, name: str) -> Iterator[tuple[Any, str]]:
         """The file system and the path of `name` in it; what fails is told with the URL."""
         try:
-            yield _opened(self.url)[0], self._path(name)
+            files, root = _opened(self.url)
+            files.invalidate_cache()  # listings, which other machines change
+            yield files, f"{root}/{name}".rstrip("/")
         except FileNotFoundError as error:
             raise InputError(f"{self.url}/{name}: not found.") from error
         except Exception as error:  # of as many kinds as there are protocols
@@ -224,7 +222,6 @@ class AtUrl:
             raise InputError(f"{self.url}/{name}: {told}. Check the URL, credentials and connection.") from error
 
 
-@lru_cache
 def _opened(url: str) -> tuple[Any, str]:
     import fsspec  # 60 ms, which those who stay on the disk are spared
 

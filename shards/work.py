@@ -96,7 +96,7 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         raw: dict[str, Any] = json.loads(text)
         raw["shards"], raw["image_size"] = tuple(raw["shards"]), tuple(raw["image_size"])
-        raw["depth"], raw["split"] = DepthRange(**raw["depth"]), SplitConfig(**raw["split"])
+        raw["depth"], raw["split"] = DepthRange(**raw["depth"]), DivisionConfig(**raw["split"])
         raw["left_out"] = [LeftOut(*one) for one in raw["left_out"]]
         raw["storage"] = Storage.from_json(raw["storage"])
         raw["known"] = Known.from_json(*raw["known"]) if raw["known"] else None

@@ -1,6 +1,7 @@
 """Servers on loopback that hold a data set and misbehave as a test plans: Python's HTTP server, and moto's S3."""
 
 import itertools
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,10 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from s3fs import S3FileSystem
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-__all__ = ["Server", "http_server", "s3_server"]
+__all__ = ["Server", "http_server", "s3_bucket"]
 
 
 class Server:
@@ -91,7 +94,25 @@ def http_server(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def s3_server() -> Iterator[Server]:
+def s3_bucket() -> Iterator[Server]:
+    """A server with the bucket `shards`, and the environment in which S3's clients find it."""
+    with _s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": server.url,
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+        }.items():
+            patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()  # those of another server
+        if not S3FileSystem().exists("shards"):  # what is stored is kept for the next server
+            S3FileSystem().mkdir("shards")
+        yield server
+
+
+@contextmanager
+def _s3_server() -> Iterator[Server]:
     server, moto = Server(), DomainDispatcherApplication(create_backend_app)
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

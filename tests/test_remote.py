@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from downloading import FIRST, ROOMY, Start, content, hidden, opener, tars
-from servers import Server, s3_server
+from servers import Server, s3_bucket
 from small_data import flip
 
 from pipeline import origin
@@ -25,19 +25,9 @@ pytest_plugins = ["remote_fixtures"]
 
 @pytest.fixture(scope="module")
 def s3(dataset: Path) -> Iterator[Server]:
-    """The data set at s3://shards/of/ours, and the environment in which S3's clients find it."""
-    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": server.url,
-            "AWS_ACCESS_KEY_ID": "any",
-            "AWS_SECRET_ACCESS_KEY": "any",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-        }.items():
-            patch.setenv(name, value)
-        files = fsspec.filesystem("s3", skip_instance_cache=True)
-        files.mkdir("shards")
-        files.put(str(dataset), "shards/of/ours", recursive=True)
+    """The data set at s3://shards/of/ours."""
+    with s3_bucket() as server:
+        fsspec.filesystem("s3").put(str(dataset), "shards/of/ours", recursive=True)
         server.url = "s3://shards/of/ours"
         yield server
 

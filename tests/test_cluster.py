@@ -1,0 +1,165 @@
+"""On a Ray cluster of two machines, one of which is lost in the middle, the same bytes come as in one process."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from servers import s3_bucket
+from small_data import Drawn, built, compose_config, contents, convert, division, flip
+from test_interruption import command, until
+from test_parts import fetched
+from test_teacher import depth_anything
+
+from shards.compose import composition
+
+pytest.importorskip("ray")
+
+RAY = Path(sys.executable).with_name("ray")
+SMALL = ("--samples-per-shard", "5")
+
+
+class Cluster(NamedTuple):
+    """Its address, the process groups of its two machines, and the environment of whoever joins it."""
+
+    address: str
+    machines: "tuple[subprocess.Popen[str], subprocess.Popen[str]]"
+    environment: dict[str, str]
+
+    def start(self, *arguments: str | Path) -> "subprocess.Popen[str]":
+        asked = command(*arguments, "--engine", "ray", "--ray-address", self.address)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(asked, text=True, env=self.environment, **pipes)  # type: ignore[call-overload,no-any-return]
+
+    def run(self, *arguments: str | Path) -> tuple[int, str]:
+        """The exit code, and all that was said."""
+        with self.start(*arguments) as process:
+            said, _ = process.communicate(timeout=120)
+            return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_bucket():
+        yield "s3://shards"
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: str) -> Iterator[Cluster]:
+    """Two machines of one core each. They know where S3 is, as the machines of a cluster must by themselves."""
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | own | {"COLUMNS": "200"}
+    address = f"127.0.0.1:{_free_port()}"
+    machines: list[subprocess.Popen[str]] = []
+    try:
+        for which in ("--head", f"--address={address}"):
+            port = [f"--port={address.rpartition(':')[2]}", "--include-dashboard=false"] if which == "--head" else []
+            machines.append(_machine(which, *port, environment=environment))
+        yield Cluster(address, (machines[0], machines[1]), environment)
+    finally:
+        for machine in machines:
+            _lose(machine)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def _machine(*options: str, environment: dict[str, str]) -> "subprocess.Popen[str]":
+    """In a process group of its own, and ready when this returns."""
+    start = [RAY, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(start, text=True, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "This command will now block forever" in line:
+            return process  # type: ignore[no-any-return]
+    raise AssertionError("".join(said))
+
+
+def _lose(machine: "subprocess.Popen[str]") -> None:
+    """All processes of it at once, as when the power fails."""
+    if machine.poll() is None:
+        os.killpg(machine.pid, signal.SIGKILL)
+        machine.wait()
+    if machine.stdout:
+        machine.stdout.close()
+
+
+def test_conversion_to_a_url_and_its_verification(cluster: Cluster, folders: Path, s3: str, tmp_path: Path) -> None:
+    url = f"{s3}/by-cluster"
+    code, said = cluster.run("convert", folders, url, *SMALL)
+    assert code == 0, said
+    assert fetched(url) == contents(convert([folders], tmp_path / "whole", samples_per_shard=5).root)
+    code, said = cluster.run("verify", url)
+    assert code == 0, said
+    assert "every file is as the manifest says" in said
+
+
+def test_depth_by_a_teacher(cluster: Cluster, dataset: Path, tmp_path: Path) -> None:
+    teacher = depth_anything(tmp_path / "teacher")
+    options = ("--teacher", teacher, "--device", "cpu", "--format", "png")
+    code, said = cluster.run("depth", dataset, tmp_path / "by-cluster", *options)
+    assert code == 0, said
+    subprocess.run(command("depth", dataset, tmp_path / "here", *options), check=True, capture_output=True)
+    assert contents(tmp_path / "by-cluster") == contents(tmp_path / "here")
+
+
+def test_what_is_wrong_is_said_in_a_line(cluster: Cluster, dataset: Path, damaged: Path, tmp_path: Path) -> None:
+    flip(damaged / "shard-000003.tar", 1000)
+    code, said = cluster.run("verify", damaged)
+    assert code == 1
+    assert "shard-000003.tar: its digest is not the one in the manifest" in said
+    code, said = cluster.run("depth", dataset, tmp_path / "out", "--teacher", tmp_path / "nowhere")
+    assert code == 2
+    assert "nowhere: no depth estimation model that can be loaded" in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_that_the_cluster_does_not_see_is_told(cluster: Cluster, folders: Path, tmp_path: Path) -> None:
+    """Relative to where this command runs, and the machines were started elsewhere."""
+    asked = command("convert", folders, tmp_path / "out", "--engine", "ray", "--ray-address", cluster.address)
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    with subprocess.Popen(asked, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: (tmp_path / "out" / ".work" / "plan.json").exists(), process)
+        (tmp_path / "out" / ".work" / "fingerprint").unlink()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "does not see in it what the machine that began has put there" in said
+
+
+def test_nobody_at_the_address(tmp_path: Path, dataset: Path) -> None:
+    address = f"127.0.0.1:{_free_port()}"
+    asked = command("verify", dataset, "--engine", "ray", "--ray-address", address)
+    told = subprocess.run(asked, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"error: {address}: no Ray cluster there")
+    told = subprocess.run(command("verify", dataset, "--ray-address", address), capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "only --engine ray has one" in told.stderr
+
+
+def test_a_machine_that_is_lost_costs_what_it_was_at(cluster: Cluster, drawn: Drawn, tmp_path: Path) -> None:
+    """The last test of this cluster: it has one machine from then on."""
+    out, many = tmp_path / "out", {"places": 20, "samples": 1500}
+    given = [option for name, path in drawn._asdict().items() for option in (f"--{name}", path)]
+    places = ("--places", "20", "--mirror", "--samples", "1500", "--size", "48")
+    with cluster.start("compose", *given, *places, "--samples-per-shard", "25", "--out", out) as process:
+        until(lambda: len(list(out.glob(".work/*.npz"))) >= 5, process)
+        _lose(cluster.machines[1])
+        begun = len(list(out.glob(".work/*.npz")))
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert begun < 60, "it was done before the machine was lost"
+    whole = built(composition(compose_config(drawn, **many, division=division())), tmp_path / "whole")
+    assert contents(out) == contents(whole.root)

@@ -1,0 +1,191 @@
+"""A data set built in parts, in one folder or in several, on a disk or at a URL, is the one that is built at once."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from servers import s3_bucket
+from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
+from test_interruption import command
+
+from shards.build import BuildConfig, build, merge
+from shards.compose import composition
+from shards.convert import ConvertConfig, conversion
+from shards.dataset import reading
+from shards.errors import InputError
+from shards.folder import AtUrl, Folder, OnDisk, folder_at
+from shards.manifest import Manifest, Statistics, Storage
+from shards.record import LeftOut
+from shards.show import contact_sheet
+from shards.verify import verify
+from shards.work import DivisionConfig, Known, Plan, Work
+
+
+@pytest.fixture(scope="module")
+def work(drawn: Drawn) -> Work:
+    """Six shards."""
+    return composition(compose_config(drawn))
+
+
+@pytest.fixture(scope="module")
+def whole(work: Work, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """All files of what is built at once."""
+    return contents(built(work, tmp_path_factory.mktemp("whole") / "out").root)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_bucket():
+        yield "s3://shards"
+
+
+def part(work: Work, out: Folder, which: str) -> None:
+    assert build(work, out, replace(ONE_WORKER, part=which)) is None
+
+
+@pytest.mark.parametrize("of", [1, 3, 9])
+def test_parts_in_one_folder_make_the_whole(work: Work, whole: dict[str, bytes], tmp_path: Path, of: int) -> None:
+    out = OnDisk(tmp_path / "out")
+    for number in reversed(range(1, of + 1)):
+        part(work, out, f"{number}/{of}")
+    assert merge([], out).samples == SAMPLES
+    assert contents(out.path) == whole
+    assert merge([], out).samples == SAMPLES
+
+
+def test_parts_in_folders_of_their_own_make_the_whole(work: Work, whole: dict[str, bytes], tmp_path: Path) -> None:
+    one, two, out = (OnDisk(tmp_path / name) for name in ("one", "two", "out"))
+    part(work, one, "1/2")
+    part(work, two, "2/2")
+    merge([one, two], out)
+    assert contents(out.path) == whole
+
+
+def test_a_part_leaves_alone_what_the_others_are_at(work: Work, tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / ".partial-shard-000001.99.tar"
+    own = tmp_path / "out" / ".partial-shard-000000.99.tar"
+    for path in (theirs, own):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half a shard")
+    part(work, OnDisk(tmp_path / "out"), "1/2")
+    assert theirs.exists()
+    assert not own.exists()
+
+
+def test_a_part_that_is_missing_is_said_to_be_and_the_same_command_without_parts_builds_it(
+    work: Work, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = OnDisk(tmp_path / "out")
+    part(work, out, "1/2")
+    with pytest.raises(InputError, match=r"3 of 6 shards are not there yet, such as shard-000001.tar"):
+        merge([], out)
+    assert contents(built(work, out.path).root) == whole
+
+
+def test_parts_of_different_data_sets_are_not_joined(work: Work, drawn: Drawn, tmp_path: Path) -> None:
+    other = composition(compose_config(drawn, seed=1))
+    one, two = OnDisk(tmp_path / "one"), OnDisk(tmp_path / "two")
+    part(work, one, "1/2")
+    part(other, two, "2/2")
+    with pytest.raises(InputError, match="two: holds a part of another data set"):
+        merge([one, two], OnDisk(tmp_path / "out"))
+    with pytest.raises(InputError, match="holds the beginning of another data set"):
+        part(other, one, "2/2")
+    with pytest.raises(InputError, match="no part of a data set here"):
+        merge([], OnDisk(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("which", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_a_part_is_one_of_so_many(which: str) -> None:
+    with pytest.raises(InputError, match="two numbers are needed"):
+        BuildConfig(part=which)
+
+
+def test_a_plan_written_and_read_is_the_same(work: Work) -> None:
+    storage = Storage(resized_from=(160, 160), resized_by="a filter", jpeg_quality=95, jpeg_chroma="4:4:4")
+    for plan in (
+        work.plan,
+        replace(work.plan, left_out=[LeftOut("litter", "", "", "a\udcffb", "no image")], storage=storage),
+        replace(work.plan, split=DivisionConfig(split_by="identity", split_seed=3, val_share=0.25)),
+    ):
+        assert Plan.from_json(plan.to_json()) == plan
+    known = Known(np.array([0, -1, 2], np.int8), "key", {"mask": Statistics(mean=[0.5], std=[0.25])}, 7)
+    found = Plan.from_json(replace(work.plan, known=known).to_json()).known
+    assert found is not None
+    assert found.splits.tolist() == [0, -1, 2]
+    assert found[1:] == known[1:]
+
+
+def fetched(url: str) -> dict[str, bytes]:
+    files, root = fsspec.url_to_fs(url, skip_instance_cache=True)
+    return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in files.find(root)}
+
+
+def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
+    work: Work, whole: dict[str, bytes], s3: str, tmp_path: Path
+) -> None:
+    out = folder_at(f"{s3}/composed")
+    part(work, out, "1/2")
+    assert any(name.startswith(".work") for name in fetched(str(out)))
+    build(work, out, ONE_WORKER)
+    assert fetched(str(out)) == whole
+    build(work, out, ONE_WORKER)
+    with reading(out) as dataset:
+        contact_sheet(dataset, tmp_path / "sheet.png", 3)
+    assert verify(out, ONE_WORKER) == []
+
+
+def test_parts_at_urls_are_joined_on_a_disk(folders: Path, s3: str, tmp_path: Path) -> None:
+    parts = [folder_at(f"{s3}/converted-{number}") for number in (1, 2)]
+    work = conversion([folders], ConvertConfig(division=DivisionConfig(samples_per_shard=40)))
+    for number, out in enumerate(parts, 1):
+        part(work, out, f"{number}/2")
+    merge(parts, OnDisk(tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
+
+
+def test_what_is_wrong_at_a_url_is_found(work: Work, s3: str) -> None:
+    out = folder_at(f"{s3}/damaged")
+    build(work, out, ONE_WORKER)
+    files, root = fsspec.url_to_fs(str(out), skip_instance_cache=True)
+    tar = files.cat_file(f"{root}/shard-000002.tar")
+    files.pipe_file(f"{root}/shard-000002.tar", tar[:600] + bytes([tar[600] ^ 1]) + tar[601:])
+    files.rm_file(f"{root}/shard-000004.idx")
+    assert [problem.where for problem in verify(out, ONE_WORKER)] == ["shard-000002.tar", "shard-000004.idx"]
+    files.pipe_file(f"{root}/index/train.npy", b"")
+    with pytest.raises(InputError, match=r"index/train.npy: its digest is not the one"), reading(out):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://nothing-there/data", "not found"),
+        ("nonsense://data", "Protocol not known"),
+        ("http://127.0.0.1:1/data", "Check the URL"),
+    ],
+)
+def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Work, s3: str) -> None:
+    with pytest.raises(InputError, match=said) as told:
+        build(work, folder_at(url), ONE_WORKER)
+    assert url in str(told.value)
+
+
+def test_there_is_no_data_set_at_a_url(s3: str) -> None:
+    with pytest.raises(InputError, match="no data set here"):
+        Manifest.read(AtUrl(f"{s3}/empty"))
+
+
+def test_the_commands_for_an_array_of_jobs(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        own = command("convert", folders, out, "--part", f"{number}/2")
+        said = subprocess.run(own, capture_output=True, text=True).stdout
+        assert f"part {number}/2 is there. When all parts are: python -m shards merge" in said
+    merged = subprocess.run(command("merge", out), capture_output=True, text=True)
+    assert "150 samples of 48x48 pixels" in merged.stdout, merged.stderr
+    assert (out / "manifest.json").exists()
