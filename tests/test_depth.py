@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_data import ONE_WORKER, SIZE, convert, images
+from small_data import ONE_WORKER, SIZE, built, convert, division, images
 from test_loader import DECODERS, epoch, loader
 
 from bench.depth import costs
@@ -23,8 +23,9 @@ from model.metrics import Metrics
 from model.pictures import five_rows
 from model.unet import Prediction
 from shards.assemble import assemble
+from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset
-from shards.depth import STORED, DepthFormat, depth_image
+from shards.depth import STORED, DepthFormat, ExistingConfig, depth_image
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
@@ -109,6 +110,21 @@ def test_files_of_16_bits_are_converted_as_they_are(messy: Path, tmp_path: Path)
     assert {key: stored["depth"] for key, stored in images(opened).items()} == {
         key: data for key, data in given.items() if key != narrow
     }
+
+
+def test_existing_depth_means_what_is_said_of_it(folders: Path, tmp_path: Path) -> None:
+    for name, existing in {
+        "dark": ExistingConfig(),
+        "bright": ExistingConfig(near_is_bright=True),
+        "metres": ExistingConfig(depth_metres=(8.0, 0.5)),
+    }.items():
+        config = ConvertConfig(**vars(existing), division=division())
+        opened = built(conversion([folders], config), tmp_path / name)
+        assert opened.manifest.depth == existing.depth_range
+    assert ExistingConfig(near_is_bright=True).depth_range == DepthRange.relative(near_is_bright=True)
+    assert ExistingConfig().depth_range == DepthRange.relative(near_is_bright=False)
+    with pytest.raises(InputError, match="For metres, give those of black first: depth-metres 10 0"):
+        ExistingConfig(near_is_bright=True, depth_metres=(0.0, 10.0))
 
 
 def inverted(data: Path) -> None:
