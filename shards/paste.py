@@ -23,8 +23,8 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """what red, green and blue add to brightness, as JPEG has it"""
 
 HALF = 128
-"""alpha from which a pixel belongs to the figure rather than to what is behind it"""
-OPAQUE = [0] * HALF + [255] * (256 - HALF)
+"""alpha from which a pixel belongs to the figure rather than to what is behind it; Pillow's threshold for black and white
+is the same"""
 KEPT = 128 << 20
 """bytes of scaled figures that a process keeps. Scaling one of 150 px takes 0.25 ms, more than encoding the sample; 100
 figures, mirrored too, in all 49 sizes that they have at 160 px take 120 MB"""
@@ -194,14 +194,14 @@ def paste(
         alpha = image.getchannel("A")
         fg_bg.paste(image, box, alpha)
         mask.paste(255, box, alpha)
-        depth.paste(_level(one.metres(background.depth)), box, alpha.point(OPAQUE))
+        depth.paste(_level(one.metres(background.depth)), box, alpha.convert("1", dither=Image.Dither.NONE))
     return Pasted(fg_bg, mask, depth)
 
 
 def _level(metres: np.float32) -> int:
-    """The grey that stands for a distance."""
-    (level,) = depth_image(np.full((1, 1), metres), METRES).tobytes()
-    return level
+    """The grey that `depth_image` has for a distance. That takes 12 us for one pixel, this 1."""
+    share = (metres - METRES.black) / (METRES.white - METRES.black)
+    return int(min(max(share, 0), 1) * 255 + 0.5)
 
 
 def _placed(figure: Figure, random: np.random.Generator, config: PasteConfig) -> Placed:
