@@ -14,7 +14,7 @@ from shards.build import BuildConfig, claim
 from shards.cutouts import load_background, load_figure, usable
 from shards.depth import METRES
 from shards.errors import InputError
-from shards.images import JPEG_QUALITY, encoded, formats, histogram
+from shards.images import JPEG_QUALITY, encoded, formats
 from shards.manifest import Storage
 from shards.parallel import run_parallel
 from shards.paste import SIZE_2020, Background, Figure, PasteConfig, Pasted, paste
@@ -170,10 +170,10 @@ class ComposeUnit:
 
     def sample(self, pasting: Pasting) -> Sample:
         """Makes one sample. Its statistics are those of the pixels before they were encoded."""
-        background, images = self._background(pasting), self.pasted(pasting)._asdict()
+        background, made = self._background(pasting), self.pasted(pasting)
         extensions, full = self.formats, self.grid.config.size < SIZE_2020
-        data = {name: encoded(image, extensions[name], full) for name, image in images.items()}
-        histograms = {name: histogram(image) for name, image in images.items()} | {"bg": background.histogram}
+        data = {name: encoded(image, extensions[name], full) for name, image in made.images.items()}
+        histograms = made.histograms | {"bg": background.histogram}
         return Sample(pasting.key, data | {"bg": background.data}, histograms)
 
     def pasted(self, pasting: Pasting) -> Pasted:
