@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -179,7 +180,7 @@ class ComposeUnit:
     def pasted(self, pasting: Pasting) -> Pasted:
         """The pixels of one sample."""
         config = self.grid.config
-        return paste(self._background(pasting), self._figures(pasting), _random(f"{config.seed} {pasting.key}"), config)
+        return paste(self._background(pasting), self._figures(pasting), Random(f"{config.seed} {pasting.key}"), config)
 
     def _background(self, pasting: Pasting) -> Background:
         config = self.grid.config
@@ -190,17 +191,10 @@ class ComposeUnit:
         config, paths = self.grid.config, self.grid.figures
         figures = [_figure(paths[pasting.fg - 1], pasting.round >= config.places)]
         if config.figures_per_image != (1, 1):
-            random = _random(f"{config.seed} {pasting.key} others")
-            others = int(random.integers(*config.figures_per_image, endpoint=True)) - 1
-            mirrored = random.integers(0, 2 if config.mirror else 1, others)
-            chosen = random.integers(0, len(paths), others)
-            figures += [_figure(paths[i], bool(m)) for i, m in zip(chosen, mirrored, strict=True)]
+            random = Random(f"{config.seed} {pasting.key} others")
+            others = random.randint(*config.figures_per_image) - 1
+            figures += [_figure(random.choice(paths), config.mirror and random.random() < 0.5) for _ in range(others)]
         return figures
-
-
-def _random(text: str) -> np.random.Generator:
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
-    return np.random.Generator(np.random.Philox(number))
 
 
 def compose_folders(work: Work, out: Path, workers: int) -> None:

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -195,7 +196,7 @@ class Placed(NamedTuple):
 
 
 def paste(
-    background: Background, figures: Sequence[Figure], random: np.random.Generator, config: PasteConfig
+    background: Background, figures: Sequence[Figure], random: Random, config: PasteConfig
 ) -> Pasted:
     """The figures at random places and sizes in the background: fg_bg = alpha * figure + (1 - alpha) * background.
 
@@ -235,17 +236,17 @@ def _level(metres: np.float32) -> int:
     return int(min(max(share, 0), 1) * 255 + 0.5)
 
 
-def _placed(figure: Figure, random: np.random.Generator, config: PasteConfig) -> Placed:
+def _placed(figure: Figure, random: Random, config: PasteConfig) -> Placed:
     ratio = random.uniform(*config.scale) * config.size / max(figure.image.size)
     width, height = (max(1, round(side * ratio)) for side in figure.image.size)
-    left = int(random.integers(0, config.size - width + 1))
+    left = random.randint(0, config.size - width)
     lowest = max(height, round(config.size * (1 - config.floor)))
-    return Placed(figure.scaled((width, height)), left, int(random.integers(lowest, config.size + 1)))
+    return Placed(figure.scaled((width, height)), left, random.randint(lowest, config.size))
 
 
-def _jittered(figure: Scaled, random: np.random.Generator, strength: float) -> Scaled:
+def _jittered(figure: Scaled, random: Random, strength: float) -> Scaled:
     """The figure in other colours, its alpha unchanged."""
-    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3)
+    brightness, contrast, saturation = (random.uniform(1 - strength, 1 + strength) for _ in range(3))
     turn = random.uniform(-strength, strength) * np.pi / 2
     colours = figure.image.convert("RGB")
     mean = float(np.average(np.asarray(colours) @ LUMA, weights=np.asarray(figure.alpha) + 1e-3))
