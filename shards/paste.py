@@ -68,7 +68,7 @@ class PasteConfig:
 
 @dataclass(frozen=True)
 class Background:
-    """A room: its image as it is stored, its pixels, and its depth in metres, float32 (H, W)."""
+    """A room: its image as it is stored, its pixels, RGBX with X 0, and its depth in metres, float32 (H, W)."""
 
     data: bytes
     image: Image.Image
@@ -80,14 +80,9 @@ class Background:
         return depth_image(self.depth, METRES)
 
     @cached_property
-    def canvas(self) -> Image.Image:
-        """Its pixels with an empty mask, RGBX."""
-        return Image.merge("RGBX", (*self.image.split(), Image.new("L", self.image.size)))
-
-    @cached_property
     def histogram(self) -> NDArray[np.int64]:
-        """Of its pixels, int64 (3, 256)."""
-        return histogram(self.image)
+        """Of its colours, int64 (3, 256)."""
+        return histogram(self.image)[:3]
 
     @cached_property
     def depth_histogram(self) -> NDArray[np.int64]:
@@ -206,7 +201,7 @@ def paste(background: Background, figures: Sequence[Figure], random: Random, con
     if config.jitter:
         placed = [one._replace(scaled=_jittered(one.scaled, random, config.jitter)) for one in placed]
     placed.sort(key=lambda one: one.feet)
-    canvas, depth = background.canvas.copy(), background.depth_image.copy()
+    canvas, depth = background.image.copy(), background.depth_image.copy()
     if config.shadow:
         for one in placed:
             _cast_shadow(canvas, one, config.shadow)

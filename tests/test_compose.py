@@ -36,7 +36,7 @@ def values(image: Image.Image) -> NDArray[np.int64]:
 def room(colour: tuple[int, int, int]) -> Background:
     """A floor that comes nearer row by row, from 8 m to 1 m."""
     depth = np.repeat(np.linspace(FAR, NEAR, SIZE, dtype=np.float32)[:, None], SIZE, axis=1)
-    return Background(b"", Image.new("RGB", (SIZE, SIZE), colour), depth)
+    return Background(b"", Image.new("RGBX", (SIZE, SIZE), (*colour, 0)), depth)
 
 
 def figure(colour: tuple[int, int, int], seed: int, height: int = 40, width: int = 20) -> Image.Image:
