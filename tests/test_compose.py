@@ -140,6 +140,15 @@ def test_the_bytes_are_those_of_earlier_versions(
     assert hashlib.sha256(b"".join(written(unit, tmp_path) for unit in units)).hexdigest() == sha256
 
 
+def test_the_bytes_do_not_depend_on_how_many_samples_are_made_together(
+    drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (unit,) = composition(compose_config(drawn, samples=25)).units
+    whole = written(unit, tmp_path)
+    monkeypatch.setattr("shards.compose.TOGETHER", 7)
+    assert written(unit, tmp_path) == whole
+
+
 def test_shards_at_once_hold_what_folders_converted_hold(drawn: Drawn, dataset: Path) -> None:
     made = {
         sample.key: sample.images
