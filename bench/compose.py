@@ -136,7 +136,7 @@ def _get_ready(drawn: Path, size: int, begin: "multiprocessing.synchronize.Barri
     config = ComposeConfig(fg=fg, bg=bg, depth=depth, size=size, places=1, samples=READY)
     (unit,) = composition(config).units
     assert isinstance(unit, ComposeUnit)
-    _ready[:] = [image for pasting in unit.pastings for image in unit.pasted(pasting)]
+    _ready[:] = [image for pasting in unit.pastings for image in unit.pasted(pasting).images.values()]
     begin.wait()
 
 

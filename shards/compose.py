@@ -1,9 +1,11 @@
 """Cut-outs pasted on backgrounds: every sample of a data set, into shards or into the folders of 2020."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from shards.cutouts import load_background, load_figure, usable
 from shards.depth import METRES
 from shards.errors import InputError
 from shards.folder import OnDisk
-from shards.images import JPEG_QUALITY, encoded, formats, histogram
+from shards.images import JPEG_QUALITY, encoded, formats
 from shards.manifest import Storage
 from shards.parallel import EngineConfig, run_parallel
 from shards.paste import SIZE_2020, Background, Figure, PasteConfig, Pasted, paste
@@ -144,6 +146,10 @@ def _storage(size: int) -> Storage:
     )
 
 
+TOGETHER = 1000
+"""samples that are made before any is written, 26 KB each at 160 px: of 100 backgrounds each comes ten times in a row,
+which saves 20 us a sample, because its pixels are in the processor's cache"""
+
 _background = lru_cache(maxsize=1024)(load_background)
 _cutout = lru_cache(maxsize=1024)(load_figure)
 
@@ -175,20 +181,28 @@ class ComposeUnit:
         return formats(self.grid.config.lossless)
 
     def run(self, folder: Path) -> Record:
-        return write_shard(folder / self.name, self.formats, (self.sample(pasting) for pasting in self.pastings))
+        return write_shard(folder / self.name, self.formats, self._samples())
+
+    def _samples(self) -> Iterator[Sample]:
+        """In the order of the numbers, but made background by background."""
+        pastings = self.pastings
+        for begin in range(0, len(pastings), TOGETHER):
+            some = pastings[begin : begin + TOGETHER]
+            made = {pasting: self.sample(pasting) for pasting in sorted(some)}
+            yield from (made.pop(pasting) for pasting in some)
 
     def sample(self, pasting: Pasting) -> Sample:
         """Makes one sample. Its statistics are those of the pixels before they were encoded."""
-        background, images = self._background(pasting), self.pasted(pasting)._asdict()
+        background, made = self._background(pasting), self.pasted(pasting)
         extensions, full = self.formats, self.grid.config.size < SIZE_2020
-        data = {name: encoded(image, extensions[name], full) for name, image in images.items()}
-        histograms = {name: histogram(image) for name, image in images.items()} | {"bg": background.histogram}
+        data = {name: encoded(image, extensions[name], full) for name, image in made.images.items()}
+        histograms = made.histograms | {"bg": background.histogram}
         return Sample(pasting.key, data | {"bg": background.data}, histograms)
 
     def pasted(self, pasting: Pasting) -> Pasted:
         """The pixels of one sample."""
         config = self.grid.config
-        return paste(self._background(pasting), self._figures(pasting), _random(f"{config.seed} {pasting.key}"), config)
+        return paste(self._background(pasting), self._figures(pasting), Random(f"{config.seed} {pasting.key}"), config)
 
     def _background(self, pasting: Pasting) -> Background:
         config = self.grid.config
@@ -199,17 +213,10 @@ class ComposeUnit:
         config, paths = self.grid.config, self.grid.figures
         figures = [_figure(paths[pasting.fg - 1], pasting.round >= config.places)]
         if config.figures_per_image != (1, 1):
-            random = _random(f"{config.seed} {pasting.key} others")
-            others = int(random.integers(*config.figures_per_image, endpoint=True)) - 1
-            mirrored = random.integers(0, 2 if config.mirror else 1, others)
-            chosen = random.integers(0, len(paths), others)
-            figures += [_figure(paths[i], bool(m)) for i, m in zip(chosen, mirrored, strict=True)]
+            random = Random(f"{config.seed} {pasting.key} others")
+            others = random.randint(*config.figures_per_image) - 1
+            figures += [_figure(random.choice(paths), config.mirror and random.random() < 0.5) for _ in range(others)]
         return figures
-
-
-def _random(text: str) -> np.random.Generator:
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
-    return np.random.Generator(np.random.Philox(number))
 
 
 def compose_folders(work: Work, out: Path, engine: EngineConfig) -> None:

@@ -69,7 +69,8 @@ def load_background(path: Path, depth: Path, size: int) -> Background:
     as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
     fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
     data = path.read_bytes() if as_it_is else encoded(fitted, "jpg", full_chroma=size < SIZE_2020)
-    return Background(data, Image.open(io.BytesIO(data)).convert("RGB"), _fitted_metres(millimetres, size))
+    channels = (*Image.open(io.BytesIO(data)).convert("RGB").split(), Image.new("L", (size, size)))
+    return Background(data, Image.merge("RGBX", channels), _fitted_metres(millimetres, size))
 
 
 def _fitted_metres(millimetres: Image.Image, size: int) -> NDArray[np.float32]:

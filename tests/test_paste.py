@@ -1,6 +1,7 @@
 """Options of pasting: what each changes and leaves alone, and figures that stand before one another."""
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from test_compose import figure, room, values
 
 from shards.build import BuildConfig
 from shards.compose import ComposeUnit, composition
+from shards.depth import METRES, depth_image
 from shards.errors import InputError
-from shards.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, paste
+from shards.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, _level, paste
 
 SEEDS = st.integers(0, 10**6)
 STRENGTHS = st.floats(0.05, 1)
@@ -23,9 +25,7 @@ COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 def pasted(seed: int, *figures: Image.Image, back: tuple[int, int, int] = GREY, **options: Any) -> Pasted:
-    return paste(
-        room(back), [Figure(one) for one in figures], np.random.default_rng(seed), PasteConfig(size=SIZE, **options)
-    )
+    return paste(room(back), [Figure(one) for one in figures], Random(seed), PasteConfig(size=SIZE, **options))
 
 
 def blocks(*sizes: tuple[int, int]) -> list[Image.Image]:
@@ -143,7 +143,24 @@ def test_scaled_figures_are_kept_within_bounds_and_are_the_same_kept_or_not(aske
         found, fresh = kept.get(figures[number], (width, height)), figures[number].rescaled((width, height))
         assert same(found.image, fresh.image)
         assert kept.get(figures[number], (width, height)) is found
-        assert kept.bytes == sum(4 * w * h for _, (w, h) in kept._images) <= most
+        assert kept.bytes == sum(5 * w * h for _, (w, h) in kept._images) <= most
+
+
+@given(st.floats(-1, 12, width=32))
+def test_one_distance_has_the_grey_that_it_has_in_a_depth_map(metres: float) -> None:
+    assert _level(np.float32(metres)) == values(depth_image(np.full((1, 1), metres, np.float32), METRES))
+
+
+@pytest.mark.parametrize("options", [{}, {"figures_per_image": (3, 3), "jitter": 0.4, "shadow": 0.5, "floor": 1.0}])
+def test_the_statistics_are_of_every_pixel(drawn: Drawn, options: dict[str, Any]) -> None:
+    """However they are counted."""
+    for unit in composition(compose_config(drawn, **options)).units:
+        assert isinstance(unit, ComposeUnit)
+        for pasting in unit.pastings:
+            made, found = unit.pasted(pasting), unit.sample(pasting).histograms
+            for name, image in made.images.items():
+                channels = values(image).reshape(SIZE * SIZE, -1).T
+                assert np.array_equal(found[name], [np.bincount(one, minlength=256) for one in channels])
 
 
 def many(drawn: Drawn, **options: Any) -> Any:
