@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from shards.atomic import write_bytes
 from shards.build import claim
 from shards.cutouts import load_background, load_figure, usable
-from shards.depth import METRES
+from shards.depth import METRES, STORED, DepthFormat
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.images import JPEG_QUALITY, encoded, formats
+from shards.label import LabelConfig, labelled, told_apart
 from shards.manifest import Storage
 from shards.parallel import EngineConfig, run_parallel
 from shards.paste import SIZE_2020, Background, Figure, PasteConfig, Pasted, paste
 from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, WORK, sample_key, shard_name
 from shards.splits import unit_interval
+from shards.teacher import PredictConfig, settled
 from shards.work import DivisionConfig, Plan, Unit, Work
 
 __all__ = ["ComposeConfig", "compose_folders", "composition", "load_background"]
@@ -37,9 +39,15 @@ class ComposeConfig(PasteConfig):
     """folder of cut-outs: images with an alpha channel"""
     bg: Path
     """folder of backgrounds; those of another size are cropped to a square and scaled"""
-    depth: Path
+    depth: Path | None = None
     """folder of the backgrounds' depth maps: 16-bit PNG, millimetres, 0 where nothing was measured; named and framed
     like the backgrounds"""
+    teacher: str | None = None
+    """a model that predicts depth instead, as `python -m shards depth` does; with neither the data set has none yet"""
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    format: DepthFormat | None = None
+    """depth as jpg, as in 2020, png without its loss, or png16: 16 bits a value; png if lossless, else jpg if not
+    given"""
     places: int = 20
     """how often each figure is pasted on each background"""
     mirror: bool = False
@@ -55,6 +63,12 @@ class ComposeConfig(PasteConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.depth and self.teacher:
+            raise InputError("depth is measured or predicted: give --depth or --teacher, not both.")
+        if self.predict != PredictConfig() and not self.teacher:
+            raise InputError(
+                "predicts, metres, batch-size and device are about a teacher. Give --teacher, or none of them."
+            )
         if self.places < 1 or (self.samples is not None and self.samples < 1):
             raise InputError("places and samples must be at least 1.")
         least, most = self.figures_per_image
@@ -65,6 +79,15 @@ class ComposeConfig(PasteConfig):
                 "figures-per-image above 1 puts figures of all splits into an image, which is named after one of them, "
                 "so it cannot be split by identity. Split by key."
             )
+
+    @property
+    def stored_depth(self) -> DepthFormat:
+        return self.format or ("png" if self.lossless else "jpg")
+
+    @property
+    def components(self) -> dict[str, str]:
+        """Each component's extension, of depth too even if that is still to come."""
+        return formats(self.lossless) | {"depth": STORED[self.stored_depth][0]}
 
 
 class Pasting(NamedTuple):
@@ -116,24 +139,33 @@ def composition(config: ComposeConfig) -> Work:
     Raises InputError if a folder holds no usable image.
     """
     left_out: list[LeftOut] = []
+    label = _label(config)
     figures = usable("fg", config.fg, left_out, load_figure)
     backgrounds = usable("bg", config.bg, left_out, partial(load_background, depth=config.depth, size=config.size))
     grid = Grid(tuple(figures), tuple(backgrounds), config)
     order, step = grid.order(), config.division.samples_per_shard
-    units = [ComposeUnit(shard_name(i // step), order[i : i + step], grid) for i in range(0, len(order), step)]
+    units = [ComposeUnit(shard_name(i // step), order[i : i + step], grid, label) for i in range(0, len(order), step)]
     sources = {"fg": [path.name for path in figures], "bg": [path.name for path in backgrounds]}
     plan = Plan(
         shards=tuple(unit.name for unit in units),
-        components=formats(config.lossless),
+        components=units[0].formats,
         image_size=(config.size, config.size),
-        depth=METRES,
+        depth=label.depth_range if label else METRES,
         split=config.division,
         left_out=left_out,
-        fingerprint=_fingerprint(grid),
-        sources=sources,
+        fingerprint=_fingerprint(grid, label),
+        sources=sources | ({"depth": [label.called]} if label else {}),
         storage=_storage(config.size),
+        depth_bits=STORED[config.stored_depth][1],
     )
-    return Work(plan, units)
+    return Work(plan, units, label.device if label else None)
+
+
+def _label(config: ComposeConfig) -> LabelConfig | None:
+    """The teacher, settled what it predicts; None if there is none."""
+    if config.teacher is None:
+        return None
+    return settled(LabelConfig(teacher=config.teacher, format=config.stored_depth, **vars(config.predict)))
 
 
 def _storage(size: int) -> Storage:
@@ -166,6 +198,7 @@ class ComposeUnit:
     name: str
     numbers: NDArray[np.uint32]
     grid: Grid
+    label: LabelConfig | None
 
     @property
     def size(self) -> int:
@@ -178,12 +211,18 @@ class ComposeUnit:
     @property
     def formats(self) -> dict[str, str]:
         """Each component's extension."""
-        return formats(self.grid.config.lossless)
+        config = self.grid.config
+        own = {name: extension for name, extension in config.components.items() if name != "depth"}
+        return config.components if config.depth or self.label else own
 
     def run(self, folder: Path) -> Record:
-        return write_shard(folder / self.name, self.formats, self._samples())
+        return write_shard(folder / self.name, self.formats, self.samples())
 
-    def _samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
+        """All of them, in the order of the numbers."""
+        return labelled(self._composed(), self.label, self.formats["fg_bg"]) if self.label else self._composed()
+
+    def _composed(self) -> Iterator[Sample]:
         """In the order of the numbers, but made background by background."""
         pastings = self.pastings
         for begin in range(0, len(pastings), TOGETHER):
@@ -206,7 +245,9 @@ class ComposeUnit:
 
     def _background(self, pasting: Pasting) -> Background:
         config = self.grid.config
-        return _background(self.grid.backgrounds[pasting.bg - 1], config.depth, config.size)
+        return _background(
+            self.grid.backgrounds[pasting.bg - 1], config.depth, config.size, STORED[config.stored_depth][1]
+        )
 
     def _figures(self, pasting: Pasting) -> list[Figure]:
         """The figure that the sample is named after, and those that join it."""
@@ -224,7 +265,8 @@ def compose_folders(work: Work, out: Path, engine: EngineConfig) -> None:
     claim(OnDisk(out), work.plan.fingerprint)
     OnDisk(out).sweep(None)
     missing = [unit for unit in work.units if not _mark(out, unit).exists()]
-    run_parallel(partial(_write_folders, out), missing, engine, total=sum(unit.size for unit in work.units))
+    total = sum(unit.size for unit in work.units)
+    run_parallel(partial(_write_folders, out), missing, engine, total=total, device=work.device)
 
 
 def _mark(out: Path, unit: Unit) -> Path:
@@ -232,9 +274,8 @@ def _mark(out: Path, unit: Unit) -> Path:
 
 
 def _write_folders(out: Path, unit: ComposeUnit) -> None:
-    for pasting in unit.pastings:
-        images = unit.sample(pasting).images
-        for name, data in images.items():
+    for pasting, sample in zip(unit.pastings, unit.samples(), strict=True):
+        for name, data in sample.images.items():
             stem = f"Shelves_{pasting.bg}" if name == "bg" else f"{pasting.round}/{pasting.key}"
             path = out / BY_NAME[name].folder / f"{stem}.{unit.formats[name]}"
             if not path.exists():
@@ -243,11 +284,12 @@ def _write_folders(out: Path, unit: ComposeUnit) -> None:
     write_bytes(_mark(out, unit), b"")
 
 
-def _fingerprint(grid: Grid) -> str:
-    """Depends on what would be composed, not on where the images lie or how many workers do it."""
-    nowhere, config = Path(), grid.config
-    digest = hashlib.sha256(repr(replace(config, fg=nowhere, bg=nowhere, depth=nowhere)).encode())
-    depths = [config.depth / f"{path.stem}.png" for path in grid.backgrounds]
+def _fingerprint(grid: Grid, label: LabelConfig | None) -> str:
+    """Depends on what would be composed, not on where the images lie or who does it."""
+    config = replace(grid.config, fg=Path(), bg=Path(), depth=None, teacher=None, predict=PredictConfig())
+    digest = hashlib.sha256(repr((config, label and told_apart(label))).encode())
+    measured = grid.config.depth
+    depths = [measured / f"{path.stem}.png" for path in grid.backgrounds] if measured else []
     for path in (*grid.figures, *grid.backgrounds, *depths):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -57,20 +57,27 @@ def load_figure(path: Path) -> Image.Image:
     return figure.crop(box)
 
 
-def load_background(path: Path, depth: Path, size: int) -> Background:
-    """A background with its depth map, both `size` x `size`. Raises BadImage if either cannot be used.
+def load_background(path: Path, depth: Path | None, size: int, bits: int = 8) -> Background:
+    """A background, and its depth map if there is a folder `depth`, both `size` x `size`.
 
+    `bits` are of a value of the depth images that are to be made. Raises BadImage if either cannot be used.
     A JPEG of that size already is stored as it is: encoding it again would only lose.
     """
     image = _loaded(path)
-    millimetres = load_millimetres(depth / f"{path.stem}.png")
-    if millimetres.size != image.size:
-        raise BadImage("wrong-size", f"{image.size}, but its depth map has {millimetres.size}")
+    metres = _measured(depth / f"{path.stem}.png", image.size, size) if depth else None
     as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
     fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
     data = path.read_bytes() if as_it_is else encoded(fitted, "jpg", full_chroma=size < SIZE_2020)
     channels = (*Image.open(io.BytesIO(data)).convert("RGB").split(), Image.new("L", (size, size)))
-    return Background(data, Image.merge("RGBX", channels), _fitted_metres(millimetres, size))
+    return Background(data, Image.merge("RGBX", channels), metres, bits)
+
+
+def _measured(path: Path, framed: tuple[int, int], size: int) -> NDArray[np.float32]:
+    """The depth map of a background of width and height `framed`, metres, float32 (size, size)."""
+    millimetres = load_millimetres(path)
+    if millimetres.size != framed:
+        raise BadImage("wrong-size", f"{framed}, but its depth map has {millimetres.size}")
+    return _fitted_metres(millimetres, size)
 
 
 def _fitted_metres(millimetres: Image.Image, size: int) -> NDArray[np.float32]:

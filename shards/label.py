@@ -25,7 +25,7 @@ from shards.splits import SplitConfig
 from shards.teacher import TeacherConfig, fingerprint_of, load_teacher, settled
 from shards.work import Known, Plan, Work
 
-__all__ = ["LabelConfig", "labelled", "labelling"]
+__all__ = ["LabelConfig", "labelled", "labelling", "told_apart"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,12 @@ def _left_out(path: Path) -> list[LeftOut]:
 
 
 def _fingerprint(dataset: Dataset, config: LabelConfig) -> str:
-    """Depends on samples, teacher and format. Devices and batch sizes differ in rounding at most, and may change."""
-    same = replace(config, teacher=fingerprint_of(config), batch_size=1, device="auto")
-    return hashlib.sha256(repr((dataset.manifest.to_json(), same)).encode()).hexdigest()
+    return hashlib.sha256(repr((dataset.manifest.to_json(), told_apart(config))).encode()).hexdigest()
+
+
+def told_apart(config: LabelConfig) -> LabelConfig:
+    """What the depth depends on. Devices and batch sizes differ in rounding at most, and may change."""
+    return replace(config, teacher=fingerprint_of(config), batch_size=1, device="auto")
 
 
 def _short(key: str) -> str:

@@ -68,16 +68,21 @@ class PasteConfig:
 
 @dataclass(frozen=True)
 class Background:
-    """A room: its image as it is stored, its pixels, RGBX with X 0, and its depth in metres, float32 (H, W)."""
+    """A room: its image as it is stored, its pixels, RGBX with X 0, and its depth in metres, float32 (H, W), if known.
+
+    bits: of a value of the depth images that are made of it.
+    """
 
     data: bytes
     image: Image.Image
-    depth: NDArray[np.float32]
+    depth: NDArray[np.float32] | None
+    bits: int = 8
 
     @cached_property
     def depth_image(self) -> Image.Image:
         """Its depth without a figure, grey."""
-        return depth_image(self.depth, METRES)
+        assert self.depth is not None
+        return depth_image(self.depth, METRES, self.bits)
 
     @cached_property
     def histogram(self) -> NDArray[np.int64]:
@@ -151,20 +156,21 @@ _kept = _Kept(KEPT)
 
 
 class Pasted(NamedTuple):
-    """The three new images of a sample: RGBX, of which X is the mask; grey; grey. And what their pixels add up to.
+    """The new images of a sample, and what their pixels add up to.
 
-    `histograms`, by name, are int64 (channels, 256), of fg_bg without X.
+    fg_bg is RGBX, of which X is the mask; mask is grey; so is depth, of 8 or 16 bits, None if the background's is not
+    known. histograms: by name, int64 (channels, 256), of fg_bg without X.
     """
 
     fg_bg: Image.Image
     mask: Image.Image
-    depth: Image.Image
+    depth: Image.Image | None
     histograms: dict[str, NDArray[np.int64]]
 
     @property
     def images(self) -> dict[str, Image.Image]:
         """By name."""
-        return {"fg_bg": self.fg_bg, "mask": self.mask, "depth": self.depth}
+        return {"fg_bg": self.fg_bg, "mask": self.mask} | ({"depth": self.depth} if self.depth else {})
 
 
 class Placed(NamedTuple):
@@ -201,31 +207,35 @@ def paste(background: Background, figures: Sequence[Figure], random: Random, con
     if config.jitter:
         placed = [one._replace(scaled=_jittered(one.scaled, random, config.jitter)) for one in placed]
     placed.sort(key=lambda one: one.feet)
-    canvas, depth = background.image.copy(), background.depth_image.copy()
+    canvas = background.image.copy()
     if config.shadow:
         for one in placed:
             _cast_shadow(canvas, one, config.shadow)
-    depths = background.depth_histogram.copy()
     for one in placed:
         canvas.paste(one.scaled.image, one.box, one.scaled.alpha)
-        depths += _paste_depth(depth, one, _level(one.metres(background.depth)))
     counts = histogram(canvas)  # of four channels at once, as fast as of one
-    return Pasted(canvas, canvas.getchannel("X"), depth, {"fg_bg": counts[:3], "mask": counts[3:], "depth": depths})
+    histograms = {"fg_bg": counts[:3], "mask": counts[3:]}
+    if background.depth is None:
+        return Pasted(canvas, canvas.getchannel("X"), None, histograms)
+    depth, histograms["depth"] = background.depth_image.copy(), background.depth_histogram.copy()
+    for one in placed:
+        histograms["depth"] += _paste_depth(depth, one, _level(one.metres(background.depth), background.bits))
+    return Pasted(canvas, canvas.getchannel("X"), depth, histograms)
 
 
 def _paste_depth(depth: Image.Image, placed: Placed, level: int) -> NDArray[np.int64]:
     """Gives the figure's pixels that depth; returns the change of the histogram, in half the time of a new one."""
     opaque = placed.scaled.alpha.convert("1", dither=Image.Dither.NONE)
     change = -histogram(depth.crop(placed.box), opaque)
-    change[0, level] -= change.sum()
-    depth.paste(level, placed.box, opaque)
-    return change
+    flat = Image.new(depth.mode, opaque.size, level)  # a mere number Pillow 13 pastes wrongly where it has 16 bits
+    depth.paste(flat, placed.box, opaque)
+    return change + histogram(depth.crop(placed.box), opaque)
 
 
-def _level(metres: np.float32) -> int:
+def _level(metres: np.float32, bits: int) -> int:
     """The grey that `depth_image` has for a distance. That takes 12 us for one pixel, this 1."""
     share = (metres - METRES.black) / (METRES.white - METRES.black)
-    return int(min(max(share, np.float32(0)), np.float32(1)) * 255 + 0.5)
+    return int(min(max(share, np.float32(0)), np.float32(1)) * (2**bits - 1) + 0.5)
 
 
 def _placed(figure: Figure, random: Random, config: PasteConfig) -> Placed:

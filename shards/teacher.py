@@ -20,7 +20,7 @@ from shards.depth import Device
 from shards.errors import InputError
 from shards.manifest import DepthRange
 
-__all__ = ["Predicts", "Teacher", "TeacherConfig", "fingerprint_of", "load_teacher", "settled"]
+__all__ = ["PredictConfig", "Predicts", "Teacher", "TeacherConfig", "fingerprint_of", "load_teacher", "settled"]
 
 DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
 
@@ -32,12 +32,9 @@ T = TypeVar("T", bound="TeacherConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
-    """Which model predicts depth, and what its numbers mean."""
+class PredictConfig:
+    """What the numbers of a model mean that predicts depth, and how it runs."""
 
-    teacher: str = DEFAULT
-    """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
-    depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
     predicts: Predicts = "auto"
     """what the model's numbers are: metres, or relative to each image, greater where it is near (near-is-bright, the
     inverse of depth) or where it is far (near-is-dark); auto is what the model's configuration says"""
@@ -51,6 +48,15 @@ class TeacherConfig:
         if self.batch_size < 1:
             raise InputError(f"batch_size={self.batch_size}: at least 1 is needed.")
         DepthRange.metres(*(self.metres or INDOORS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(PredictConfig):
+    """Which model predicts depth."""
+
+    teacher: str = DEFAULT
+    """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
+    depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
 
     @property
     def called(self) -> str:

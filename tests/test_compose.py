@@ -28,8 +28,9 @@ from shards.schema import identity
 NEAR, FAR = np.float32(1.0), np.float32(8.0)
 
 
-def values(image: Image.Image) -> NDArray[np.int64]:
+def values(image: Image.Image | None) -> NDArray[np.int64]:
     """(H, W), or (H, W, 3) where there are colours."""
+    assert image is not None
     return np.asarray(image.convert("RGB") if image.mode == "RGBX" else image).astype(np.int64)
 
 
@@ -77,7 +78,7 @@ def test_figure_and_background_are_blended_by_alpha(seed: int) -> None:
 
 @given(st.integers(0, 10**6))
 def test_a_figure_is_as_far_as_the_floor_under_its_feet(seed: int) -> None:
-    made, floor = pasted(seed, (0, 0, 0), (9, 9, 9)), room((0, 0, 0)).depth[:, 0]
+    made, floor = pasted(seed, (0, 0, 0), (9, 9, 9)), np.asarray(room((0, 0, 0)).depth)[:, 0]
     visible = values(made.mask) >= 128
     feet = np.flatnonzero(visible.any(axis=1))[-1]
     metres = values(made.depth) / 255 * 10

@@ -3,8 +3,10 @@
 The teachers are the real classes with a few thousand random weights, saved here; nothing is downloaded.
 """
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,9 @@ from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.label import LabelConfig, labelling
-from shards.manifest import SPLITS, DepthRange
+from shards.manifest import SPLITS, DepthRange, Manifest
 from shards.show import describe
-from shards.teacher import Teacher, load_teacher, settled
+from shards.teacher import PredictConfig, Teacher, load_teacher, settled
 from shards.verify import verify
 
 transformers = pytest.importorskip("transformers")
@@ -220,6 +222,38 @@ def test_depth_comes_to_a_data_set_that_has_none(few: Path, relative: Path, made
         assert np.abs(depth - other).max() <= 2 / 65535  # the shards, and so the batches, are others
     assert list(opened.manifest.components) == ["fg_bg", "mask", "depth", "bg"]
     assert verify(OnDisk(tmp_path / "out"), ONE_WORKER) == []
+
+
+def test_inside_compose_it_gives_what_a_second_pass_gives(drawn: Drawn, relative: Path, tmp_path: Path) -> None:
+    wanted = {"samples": 20, "division": division(samples_per_shard=8), "depth": None}
+    bare = built(composition(compose_config(drawn, **wanted)), tmp_path / "bare")
+    assert list(bare.manifest.components) == ["fg_bg", "mask", "bg"]
+    second = labelled(bare.root, tmp_path / "second", config(relative, format="png16"))
+    predict = PredictConfig(device="cpu")
+    inside = composition(compose_config(drawn, **wanted, teacher=str(relative), format="png16", predict=predict))
+    (tmp_path / "inside").mkdir()
+    assemble(
+        [unit.run(tmp_path / "inside") for unit in inside.units],
+        inside.plan,
+        tmp_path / "inside",
+        OnDisk(tmp_path / "inside"),
+    )
+    once, twice = contents(tmp_path / "inside"), contents(second.root)
+    manifests = [Manifest.from_json(found.pop("manifest.json").decode()) for found in (once, twice)]
+    assert once == twice
+    assert replace(manifests[0], made_from="") == replace(manifests[1], made_from="")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"teacher": "any"}, "give --depth or --teacher, not both"),
+        ({"predict": PredictConfig(predicts="metres")}, "are about a teacher"),
+    ],
+)
+def test_depth_is_measured_or_predicted(drawn: Drawn, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        compose_config(drawn, **options)
 
 
 def test_killed_and_continued_the_bytes_are_the_same(few: Path, relative: Path, made: Path, tmp_path: Path) -> None:

@@ -288,16 +288,18 @@ def test_what_was_not_measured_is_no_part_of_a_smaller_depth(drawn: Drawn, tmp_p
     millimetres[::3, ::3] = 0  # holes between
     millimetres[:, SIZE // 2 :] = 0  # and a half that nothing is known of
     Image.fromarray(millimetres).save(depth / f"{path.stem}.png")
-    small = load_background(path, depth, SMALL).depth
+    small = np.asarray(load_background(path, depth, SMALL).depth)
     assert small[:, : SMALL // 2 - 1] == pytest.approx(2.0)
     assert (small[:, SMALL // 2 + 1 :] == 0).all()
-    assert (load_background(path, depth, SIZE).depth == millimetres.astype(np.float32) * np.float32(1e-3)).all()
+    assert (
+        np.asarray(load_background(path, depth, SIZE).depth) == millimetres.astype(np.float32) * np.float32(1e-3)
+    ).all()
 
 
 def test_composed_depth_of_another_size_is_what_the_loader_makes_of_the_large_one(drawn: Drawn) -> None:
     """Drawn rooms are smooth but for their edges. NEAREST, which sets every pixel to one of those it covers, fails."""
     apart = []
     for path in sorted(drawn.bg.iterdir()):
-        large, small = (load_background(path, drawn.depth, size).depth for size in (SIZE, SMALL))
+        large, small = (np.asarray(load_background(path, drawn.depth, size).depth) for size in (SIZE, SMALL))
         apart.append(np.abs(np.asarray(resized(Image.fromarray(large), (SMALL, SMALL))) - small).max())
     assert max(apart) < 1e-4
