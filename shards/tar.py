@@ -1,6 +1,7 @@
 """One shard: a USTAR tar that any WebDataset reader opens, with DALI's text index beside it."""
 
 import hashlib
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -18,6 +19,9 @@ Member = tuple[str, int, int]
 """component with extension ("mask.jpg"), offset of its data [bytes], size [bytes]"""
 
 
+_AT_ONCE = 1 << 20
+"""bytes that are written at a time: 28 KB take 5 us so, and 13 us in pieces of 28 KB"""
+
 _BLANK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
 _SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
@@ -25,11 +29,12 @@ _SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
 
 
 def _header(name: bytes, size: int) -> bytes:
-    """The header that tarfile writes, in a tenth of its 20 us."""
+    """The header that tarfile writes, in a twentieth of its 20 us."""
     if len(name) > 100 or size >= 8**11:
         raise ValueError(f"{name!r} of {size} bytes: USTAR holds names of 100 bytes and files of 8 GiB")
-    told = b"%b%011o\0" % (name.ljust(100, b"\0"), size)
-    return b"%b%b%b%b%06o\0 %b" % (told[:100], _OWNER, told[100:], _TIME, _SUM + sum(told), _REST)
+    octal = b"%011o" % size
+    checksum = _SUM + sum(name) + sum(octal)
+    return b"%b%b%b\0%b%06o\0 %b" % (name.ljust(100, b"\0"), _OWNER, octal, _TIME, checksum, _REST)
 
 
 class ShardWriter:
@@ -40,26 +45,40 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=1 << 20)
+        self._file = path.open("wb")
         self._digest = hashlib.sha256()
-        self._offset = 0
+        self._parts: list[bytes] = []
+        self._written = self._offset = 0
 
     def write(self, key: str, images: dict[str, bytes]) -> list[Member]:
         """Appends one sample, `images` by component with extension; returns where each lies, in the same order."""
-        return [self._write_member(key, name, data) for name, data in images.items()]
+        members = [self._append(key, name, data) for name, data in images.items()]
+        if self._offset - self._written >= _AT_ONCE:
+            self._hand_over()
+        return members
 
-    def _write_member(self, key: str, name: str, data: bytes) -> Member:
-        self._append(_header(f"{key}.{name}".encode(), len(data)) + data + bytes(-len(data) % BLOCK))
-        return name, self._offset - len(data) - -len(data) % BLOCK, len(data)
+    def _append(self, key: str, name: str, data: bytes) -> Member:
+        size, begin = len(data), self._offset + BLOCK
+        self._parts += (_header(f"{key}.{name}".encode(), size), data, bytes(-size % BLOCK))
+        self._offset = begin + size + -size % BLOCK
+        return name, begin, size
 
-    def _append(self, data: bytes) -> None:
+    def _hand_over(self) -> None:
+        """To the file and the digest. The disk begins with it now, not when fsync waits for it: 9 us a sample less."""
+        data = b"".join(self._parts)
         self._file.write(data)
         self._digest.update(data)
-        self._offset += len(data)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), self._written, len(data), os.POSIX_FADV_DONTNEED)
+        self._parts.clear()
+        self._written += len(data)
 
     def close(self) -> tuple[str, int]:
         """Ends the tar as the format asks; returns its sha256 and its size in bytes."""
-        self._append(bytes(-(self._offset + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK))
+        end = -(self._offset + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK
+        self._parts.append(bytes(end))
+        self._offset += end
+        self._hand_over()
         self._file.close()
         return self._digest.hexdigest(), self._offset
 
