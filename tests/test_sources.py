@@ -12,10 +12,11 @@ from small_data import flip
 
 from shards.errors import InputError
 from shards.schema import COMPONENTS
-from shards.sources import Entry, Matcher, list_files
+from shards.sources import Entry, Matcher, is_image, list_files
 from shards.sources import read as read_with
-from shards.zips import Zips, members
+from shards.zips import Member, Zips, members
 
+NOWHERE = Member("", 0, 0, 0, 0)
 MATCHER = Matcher({component.name: component.glob for component in COMPONENTS})
 
 
@@ -24,6 +25,23 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
         for name, data in members.items():
             archive.writestr(name, data)
     return path
+
+
+def listed(source: Path) -> list[tuple[str, Entry]]:
+    """Each file by itself, with its path inside the source."""
+    return [
+        (
+            f"{files.inside}/{name}",
+            Entry(files.folder, name, files.zip, member.header, member.packed, member.method, member.crc),
+        )
+        for files in list_files(source)
+        for name, member in zip(files.names, files.members or [NOWHERE] * len(files.names), strict=True)
+    ]
+
+
+def component(matcher: Matcher, path: str) -> str | None:
+    inside, _, name = path.rpartition("/")
+    return matcher.components(inside, [name])[0]
 
 
 def read(entry: Entry) -> bytes:
@@ -35,7 +53,7 @@ def read(entry: Entry) -> bytes:
 def test_members_are_read_as_they_were_put_in(tmp_path: Path, method: int) -> None:
     members = {f"1/{i}.jpg": bytes([i, 7]) * (1 + 500 * i) for i in range(20)} | {"1/empty.jpg": b""}
     path = zipped(tmp_path / "DepthImage2.zip", members, method)
-    found = {name.partition("/")[2]: read(entry) for name, entry in list_files(path)}
+    found = {name.partition("/")[2]: read(entry) for name, entry in listed(path)}
     assert found == members
 
 
@@ -43,13 +61,13 @@ def test_a_zip_in_a_folder_counts_as_a_folder_of_its_name(tmp_path: Path) -> Non
     zipped(tmp_path / "a.zip", {"x/1.jpg": b"1"})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.jpg").write_bytes(b"2")
-    assert [name for name, _ in list_files(tmp_path)] == [f"{tmp_path.name}/a/x/1.jpg", f"{tmp_path.name}/b/2.jpg"]
+    assert [name for name, _ in listed(tmp_path)] == [f"{tmp_path.name}/a/x/1.jpg", f"{tmp_path.name}/b/2.jpg"]
 
 
 def test_a_member_with_one_wrong_bit_is_not_handed_out(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"1.jpg": b"0123456789"}, zipfile.ZIP_STORED)
     flip(path, path.read_bytes().index(b"0123"))
-    ((_, entry),) = list_files(path)
+    ((_, entry),) = listed(path)
     with pytest.raises(OSError, match=r"1\.jpg: its checksum"):
         read(entry)
 
@@ -90,7 +108,7 @@ def test_a_directory_is_read_as_zipfile_reads_it(tmp_path: Path, write: Callable
         assert [(m.path, m.header, m.packed, m.method, m.crc) for m in members(path)] == [
             (i.filename, i.header_offset, i.compress_size, i.compress_type, i.CRC) for i in infos
         ]
-        assert [read(entry) for _, entry in list_files(path)] == [archive.read(info) for info in infos]
+        assert [read(entry) for _, entry in listed(path)] == [archive.read(info) for info in infos]
 
 
 @given(st.data())
@@ -116,7 +134,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "component"),
+    ("path", "expected"),
     [
         ("folders/OverlayedImages/15/a.jpg", "fg_bg"),
         ("OverlayedImages/15/a.jpg", "fg_bg"),
@@ -128,22 +146,22 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("folders/Foreground/a.png", None),
     ],
 )
-def test_the_component_is_told_by_the_folder_or_zip(path: str, component: str | None) -> None:
-    assert MATCHER.component(path) == component
+def test_the_component_is_told_by_the_folder_or_zip(path: str, expected: str | None) -> None:
+    assert component(MATCHER, path) == expected
 
 
 def test_a_glob_may_begin_inside_the_source_or_with_its_name() -> None:
     matcher = Matcher({"fg_bg": "pasted/**/*.jpg", "mask": "alpha/*.png"})
-    assert [matcher.component(path) for path in ("data/pasted/1/2/a.jpg", "pasted/a.jpg", "data/alpha/a.png")] == [
+    assert [component(matcher, path) for path in ("data/pasted/1/2/a.jpg", "pasted/a.jpg", "data/alpha/a.png")] == [
         "fg_bg",
         "fg_bg",
         "mask",
     ]
-    assert matcher.component("data/alpha/deeper/a.png") is None
+    assert component(matcher, "data/alpha/deeper/a.png") is None
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20))
 def test_hidden_files_and_other_types_are_no_images(name: str) -> None:
-    assert Entry("folder", f".{name}.jpg").format is None
-    assert Entry("folder", f"{name}.jpg.db").format is None
-    assert Entry("folder", f"x{name}.JPG").format == "jpg"
+    assert not is_image(f".{name}.jpg")
+    assert not is_image(f"{name}.jpg.db")
+    assert is_image(f"x{name}.JPG")
