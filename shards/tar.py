@@ -20,6 +20,7 @@ Member = tuple[str, int, int]
 """component with extension ("mask.jpg"), offset of its data [bytes], size [bytes]"""
 
 
+_SPACE = re.compile(r"\s")
 _AT_ONCE = 1 << 20
 """bytes that are written at a time: 28 KB take 5 us so, and 13 us in pieces of 28 KB"""
 
@@ -101,8 +102,8 @@ def _index_lines(samples: list[tuple[str, list[Member]]]) -> str:
     """
     lines = [f"v1.2 {len(samples)}"]
     for key, members in samples:
-        named = re.sub(r"\s", "_", key)
-        lines.append(" ".join(f"{name} {offset} {size} {named}.{name}" for name, offset, size in members))
+        named = _SPACE.sub("_", key)
+        lines.append(" ".join([f"{name} {offset} {size} {named}.{name}" for name, offset, size in members]))
     return "\n".join(lines) + "\n"
 
 

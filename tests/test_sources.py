@@ -1,5 +1,7 @@
 """Folders and zips as one listing, and members read in place."""
 
+import os
+import random
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import flip
 
+from shards import sources
 from shards.errors import InputError
 from shards.schema import COMPONENTS
 from shards.sources import Entry, Matcher, is_image, list_files
@@ -133,6 +136,41 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         list(list_files(tmp_path / "nowhere"))
 
 
+def test_files_folders_and_zips_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("a.jpg", "c.jpg", "d.jpg", "f.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    for name in ("b", "f", "g.zip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"1")
+    zipped(tmp_path / "e.ZIP", {"1.jpg": b"1"})
+    names = [name.partition("/")[2] for name, _ in listed(tmp_path)]
+    assert names == ["a.jpg", "b/1.jpg", "c.jpg", "d.jpg", "e/1.jpg", "f/1.jpg", "f.jpg", "g.zip/1.jpg"]
+    assert [len(files.names) for files in list_files(tmp_path)] == [1, 1, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_members_are_the_same_however_many_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(sources, "_TOGETHER", together)
+    path = zipped(tmp_path / "a.zip", {f"{i // 5}/{i:02}.jpg": bytes([i]) for i in range(12)})
+    assert [name for name, _ in listed(path)] == [f"a/{i // 5}/{i:02}.jpg" for i in range(12)]
+    assert [read(entry) for _, entry in listed(path)] == [bytes([i]) for i in range(12)]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 300_000])
+def test_files_of_any_size_are_read_to_their_end(tmp_path: Path, size: int) -> None:
+    (tmp_path / "1.jpg").write_bytes(random.Random(size).randbytes(size))
+    assert read(Entry(str(tmp_path), "1.jpg")) == (tmp_path / "1.jpg").read_bytes()
+
+
+def test_a_file_that_comes_in_small_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.jpg").write_bytes(bytes(range(256)) * 10)
+    whole = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: whole(file, min(size, 100)))
+    assert read(Entry(str(tmp_path), "1.jpg")) == bytes(range(256)) * 10
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
@@ -160,7 +198,20 @@ def test_a_glob_may_begin_inside_the_source_or_with_its_name() -> None:
     assert component(matcher, "data/alpha/deeper/a.png") is None
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20))
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20)
+
+
+@given(st.lists(st.sampled_from(["a", "OverlayedImages", "DepthImage1", "Background", "x.jpg"]), min_size=1), NAMES)
+def test_where_folders_decide_every_file_is_of_its_folders_component(folders: list[str], name: str) -> None:
+    inside = "/".join(folders)
+    one_by_one = Matcher({component.name: f"{component.glob}/*" for component in COMPONENTS})
+    assert not one_by_one._folder_decides
+    assert MATCHER.components(inside, [name, "DepthImage", name]) == [
+        component(one_by_one, f"{inside}/{one}") for one in (name, "DepthImage", name)
+    ]
+
+
+@given(NAMES)
 def test_hidden_files_and_other_types_are_no_images(name: str) -> None:
     assert not is_image(f".{name}.jpg")
     assert not is_image(f"{name}.jpg.db")
