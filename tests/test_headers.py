@@ -16,7 +16,7 @@ from shards import convert
 from shards.build import build
 from shards.convert import ConvertConfig, conversion
 from shards.errors import InputError
-from shards.headers import Form, _jpeg, header
+from shards.headers import Form, _alike, _jpeg, header
 from shards.manifest import Dataset, Manifest
 
 
@@ -80,6 +80,14 @@ def test_images_that_begin_alike_are_told_apart() -> None:
         assert header(data) == Form("jpg", (height, 24), 8)
     assert header(beginning + b"\xff\xc1" + rest) == header(PLAIN["colour"])
     assert header(beginning + b"\xff\xd9") is None
+
+
+def test_an_image_that_begins_like_another_is_looked_up() -> None:
+    header(PLAIN["colour"])
+    before = _alike.cache_info().hits
+    assert header(PLAIN["colour"]) == Form("jpg", (16, 24), 8)
+    assert _alike.cache_info().hits == before + 1
+    assert _alike(PLAIN["colour"][: PLAIN["colour"].index(b"\xff\xc0") + 10]) is not None
 
 
 @given(st.sampled_from(sorted(PLAIN)), st.integers(0, 199), st.integers(0, 255))

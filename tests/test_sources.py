@@ -211,6 +211,12 @@ def test_where_folders_decide_every_file_is_of_its_folders_component(folders: li
     ]
 
 
+def test_one_glob_that_names_files_has_every_file_looked_at() -> None:
+    matcher = Matcher({"fg_bg": "**/pasted/**", "mask": "**/alpha/*.png"})
+    assert matcher.components("data/alpha", ["a.png", "a.jpg", "b.png"]) == ["mask", None, "mask"]
+    assert matcher.components("data/pasted/1", ["a.png", "a.jpg"]) == ["fg_bg", "fg_bg"]
+
+
 @given(NAMES)
 def test_hidden_files_and_other_types_are_no_images(name: str) -> None:
     assert not is_image(f".{name}.jpg")
