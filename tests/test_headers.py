@@ -16,7 +16,7 @@ from shards import convert
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.headers import Form, header
+from shards.headers import Form, _alike, _jpeg, header
 from shards.manifest import Manifest
 
 
@@ -40,6 +40,7 @@ PLAIN = {
     "full chroma": encoded("RGB", "JPEG", subsampling="4:4:4", optimize=True),
     "progressive": encoded("RGB", "JPEG", progressive=True),
     "commented": encoded("RGB", "JPEG", comment=b"\xff\xc0" * 50, exif=b"Exif\0\0" + bytes(99)),
+    "commented at length": encoded("RGB", "JPEG", comment=b"\xff\xc0" * 5000),
     "restarts": encoded("L", "JPEG", restart_marker_blocks=1),
     "grey PNG": encoded("L", "PNG"),
     "colour PNG": encoded("RGB", "PNG"),
@@ -72,12 +73,30 @@ def test_others_are_not_vouched_for(name: str) -> None:
     assert header(OTHERS[name]) is None
 
 
+def test_images_that_begin_alike_are_told_apart() -> None:
+    beginning, _, rest = PLAIN["colour"].partition(b"\xff\xc0")
+    for height in (16, 17, 4096, 16):
+        data = beginning + b"\xff\xc0" + rest[:3] + height.to_bytes(2, "big") + rest[5:]
+        assert header(data) == Form("jpg", (height, 24), 8)
+    assert header(beginning + b"\xff\xc1" + rest) == header(PLAIN["colour"])
+    assert header(beginning + b"\xff\xd9") is None
+
+
+def test_an_image_that_begins_like_another_is_looked_up() -> None:
+    header(PLAIN["colour"])
+    before = _alike.cache_info().hits
+    assert header(PLAIN["colour"]) == Form("jpg", (16, 24), 8)
+    assert _alike.cache_info().hits == before + 1
+    assert _alike(PLAIN["colour"][: PLAIN["colour"].index(b"\xff\xc0") + 10]) is not None
+
+
 @given(st.sampled_from(sorted(PLAIN)), st.integers(0, 199), st.integers(0, 255))
 def test_what_is_vouched_for_pillow_says_too(name: str, position: int, value: int) -> None:
     """With any byte of the first 200 changed: Pillow refuses the file, or finds the size in it that the header has."""
     data = bytearray(PLAIN[name])
     data[position % len(data)] = value
     found = header(bytes(data))
+    assert not data.startswith(b"\xff\xd8\xff") or found is None or found == _jpeg(bytes(data))
     if found is None:
         return
     try:

@@ -118,3 +118,21 @@ def test_a_sample_that_was_given_a_background_is_none(messy: Path) -> None:
     listing = Listing([messy], GLOBS)
     assert len(listing.samples(rf"({some}(?=x)|(?<=combined_s)[^_]+(?=_p))")) == SAMPLES
     assert [(one.kind, one.key, one.component) for one in listing.left_out] == [("missing", f"{some}x", "bg")]
+
+
+def test_of_two_with_one_key_the_first_is_kept_in_one_folder_and_in_several(tmp_path: Path) -> None:
+    for name in (*TREES.values(), f"{TREES['mask']}/2"):
+        (tmp_path / name).mkdir()
+        for spelled in ("a b", "a.b", "a_b"):
+            (tmp_path / name / f"{spelled}.jpg").write_bytes(b"x")
+    listing = Listing([tmp_path], GLOBS)
+    assert (listing.files, set(listing.counts.values())) == (15, {1})
+    ((key, entries),) = listing.samples(BACKGROUND)
+    assert key == "a_b"
+    own = {name: f"{tmp_path}/{tree}/a b.jpg" for name, tree in TREES.items()} | {
+        "mask": f"{tmp_path}/{TREES['mask']}/2/a b.jpg"
+    }
+    assert [entry.path for entry in entries] == list(own.values())
+    twice = [one for one in listing.left_out if one.kind == "duplicate"]
+    assert {one.detail for one in twice} == {f"{path} has the same name" for path in own.values()}
+    assert len(twice) == 15 - len(own)

@@ -1,5 +1,7 @@
 """Folders and zips as one listing, and members read in place."""
 
+import os
+import random
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import flip
 
+from shards import sources
 from shards.errors import InputError
 from shards.schema import COMPONENTS
-from shards.sources import Entry, Matcher, list_files
+from shards.sources import Entry, Matcher, is_image, list_files
 from shards.sources import read as read_with
-from shards.zips import Zips, members
+from shards.zips import Member, Zips, members
 
+NOWHERE = Member("", 0, 0, 0, 0)
 MATCHER = Matcher({component.name: component.glob for component in COMPONENTS})
 
 
@@ -24,6 +28,23 @@ def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFL
         for name, data in members.items():
             archive.writestr(name, data)
     return path
+
+
+def listed(source: Path) -> list[tuple[str, Entry]]:
+    """Each file by itself, with its path inside the source."""
+    return [
+        (
+            f"{files.inside}/{name}",
+            Entry(files.folder, name, files.zip, member.header, member.packed, member.method, member.crc),
+        )
+        for files in list_files(source)
+        for name, member in zip(files.names, files.members or [NOWHERE] * len(files.names), strict=True)
+    ]
+
+
+def component(matcher: Matcher, path: str) -> str | None:
+    inside, _, name = path.rpartition("/")
+    return matcher.components(inside, [name])[0]
 
 
 def read(entry: Entry) -> bytes:
@@ -35,7 +56,7 @@ def read(entry: Entry) -> bytes:
 def test_members_are_read_as_they_were_put_in(tmp_path: Path, method: int) -> None:
     members = {f"1/{i}.jpg": bytes([i, 7]) * (1 + 500 * i) for i in range(20)} | {"1/empty.jpg": b""}
     path = zipped(tmp_path / "DepthImage2.zip", members, method)
-    found = {name.partition("/")[2]: read(entry) for name, entry in list_files(path)}
+    found = {name.partition("/")[2]: read(entry) for name, entry in listed(path)}
     assert found == members
 
 
@@ -43,13 +64,13 @@ def test_a_zip_in_a_folder_counts_as_a_folder_of_its_name(tmp_path: Path) -> Non
     zipped(tmp_path / "a.zip", {"x/1.jpg": b"1"})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.jpg").write_bytes(b"2")
-    assert [name for name, _ in list_files(tmp_path)] == [f"{tmp_path.name}/a/x/1.jpg", f"{tmp_path.name}/b/2.jpg"]
+    assert [name for name, _ in listed(tmp_path)] == [f"{tmp_path.name}/a/x/1.jpg", f"{tmp_path.name}/b/2.jpg"]
 
 
 def test_a_member_with_one_wrong_bit_is_not_handed_out(tmp_path: Path) -> None:
     path = zipped(tmp_path / "a.zip", {"1.jpg": b"0123456789"}, zipfile.ZIP_STORED)
     flip(path, path.read_bytes().index(b"0123"))
-    ((_, entry),) = list_files(path)
+    ((_, entry),) = listed(path)
     with pytest.raises(OSError, match=r"1\.jpg: its checksum"):
         read(entry)
 
@@ -90,7 +111,7 @@ def test_a_directory_is_read_as_zipfile_reads_it(tmp_path: Path, write: Callable
         assert [(m.path, m.header, m.packed, m.method, m.crc) for m in members(path)] == [
             (i.filename, i.header_offset, i.compress_size, i.compress_type, i.CRC) for i in infos
         ]
-        assert [read(entry) for _, entry in list_files(path)] == [archive.read(info) for info in infos]
+        assert [read(entry) for _, entry in listed(path)] == [archive.read(info) for info in infos]
 
 
 @given(st.data())
@@ -115,8 +136,43 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         list(list_files(tmp_path / "nowhere"))
 
 
+def test_files_folders_and_zips_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("a.jpg", "c.jpg", "d.jpg", "f.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    for name in ("b", "f", "g.zip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"1")
+    zipped(tmp_path / "e.ZIP", {"1.jpg": b"1"})
+    names = [name.partition("/")[2] for name, _ in listed(tmp_path)]
+    assert names == ["a.jpg", "b/1.jpg", "c.jpg", "d.jpg", "e/1.jpg", "f/1.jpg", "f.jpg", "g.zip/1.jpg"]
+    assert [len(files.names) for files in list_files(tmp_path)] == [1, 1, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_members_are_the_same_however_many_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(sources, "_TOGETHER", together)
+    path = zipped(tmp_path / "a.zip", {f"{i // 5}/{i:02}.jpg": bytes([i]) for i in range(12)})
+    assert [name for name, _ in listed(path)] == [f"a/{i // 5}/{i:02}.jpg" for i in range(12)]
+    assert [read(entry) for _, entry in listed(path)] == [bytes([i]) for i in range(12)]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 300_000])
+def test_files_of_any_size_are_read_to_their_end(tmp_path: Path, size: int) -> None:
+    (tmp_path / "1.jpg").write_bytes(random.Random(size).randbytes(size))
+    assert read(Entry(str(tmp_path), "1.jpg")) == (tmp_path / "1.jpg").read_bytes()
+
+
+def test_a_file_that_comes_in_small_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "1.jpg").write_bytes(bytes(range(256)) * 10)
+    whole = os.read
+    monkeypatch.setattr(os, "read", lambda file, size: whole(file, min(size, 100)))
+    assert read(Entry(str(tmp_path), "1.jpg")) == bytes(range(256)) * 10
+
+
 @pytest.mark.parametrize(
-    ("path", "component"),
+    ("path", "expected"),
     [
         ("folders/OverlayedImages/15/a.jpg", "fg_bg"),
         ("OverlayedImages/15/a.jpg", "fg_bg"),
@@ -128,22 +184,41 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("folders/Foreground/a.png", None),
     ],
 )
-def test_the_component_is_told_by_the_folder_or_zip(path: str, component: str | None) -> None:
-    assert MATCHER.component(path) == component
+def test_the_component_is_told_by_the_folder_or_zip(path: str, expected: str | None) -> None:
+    assert component(MATCHER, path) == expected
 
 
 def test_a_glob_may_begin_inside_the_source_or_with_its_name() -> None:
     matcher = Matcher({"fg_bg": "pasted/**/*.jpg", "mask": "alpha/*.png"})
-    assert [matcher.component(path) for path in ("data/pasted/1/2/a.jpg", "pasted/a.jpg", "data/alpha/a.png")] == [
+    assert [component(matcher, path) for path in ("data/pasted/1/2/a.jpg", "pasted/a.jpg", "data/alpha/a.png")] == [
         "fg_bg",
         "fg_bg",
         "mask",
     ]
-    assert matcher.component("data/alpha/deeper/a.png") is None
+    assert component(matcher, "data/alpha/deeper/a.png") is None
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20))
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20)
+
+
+@given(st.lists(st.sampled_from(["a", "OverlayedImages", "DepthImage1", "Background", "x.jpg"]), min_size=1), NAMES)
+def test_where_folders_decide_every_file_is_of_its_folders_component(folders: list[str], name: str) -> None:
+    inside = "/".join(folders)
+    one_by_one = Matcher({component.name: f"{component.glob}/*" for component in COMPONENTS})
+    assert not one_by_one._folder_decides
+    assert MATCHER.components(inside, [name, "DepthImage", name]) == [
+        component(one_by_one, f"{inside}/{one}") for one in (name, "DepthImage", name)
+    ]
+
+
+def test_one_glob_that_names_files_has_every_file_looked_at() -> None:
+    matcher = Matcher({"fg_bg": "**/pasted/**", "mask": "**/alpha/*.png"})
+    assert matcher.components("data/alpha", ["a.png", "a.jpg", "b.png"]) == ["mask", None, "mask"]
+    assert matcher.components("data/pasted/1", ["a.png", "a.jpg"]) == ["fg_bg", "fg_bg"]
+
+
+@given(NAMES)
 def test_hidden_files_and_other_types_are_no_images(name: str) -> None:
-    assert Entry("folder", f".{name}.jpg").format is None
-    assert Entry("folder", f"{name}.jpg.db").format is None
-    assert Entry("folder", f"x{name}.JPG").format == "jpg"
+    assert not is_image(f".{name}.jpg")
+    assert not is_image(f"{name}.jpg.db")
+    assert is_image(f"x{name}.JPG")
