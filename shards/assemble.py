@@ -184,7 +184,7 @@ def _ordered(found: dict[str, Statistics], components: Iterable[str]) -> dict[st
 def _counted(records: list[Record], plan: Plan) -> int | None:
     """How many samples the histograms are of; None if of all."""
     pixels = {name: sum(int(one.histograms[name][0].sum()) for one in records) for name in records[0].histograms}
-    counted = max(pixels.values()) // (plan.image_size[0] * plan.image_size[1])
+    counted = min(pixels.values()) // (plan.image_size[0] * plan.image_size[1])
     return counted if counted < sum(record.shard.samples for record in records) else None
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from shards.atomic import write_bytes
 from shards.build import claim
@@ -17,7 +18,7 @@ from shards.cutouts import load_background, load_figure, usable
 from shards.depth import METRES, STORED, DepthFormat
 from shards.errors import InputError
 from shards.folder import OnDisk
-from shards.images import JPEG_QUALITY, encoded, formats
+from shards.images import JPEG_QUALITY, encoded, formats, histogram
 from shards.label import LabelConfig, labelled, told_apart
 from shards.manifest import Storage
 from shards.parallel import EngineConfig, run_parallel
@@ -26,7 +27,7 @@ from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, WORK, sample_key, shard_name
 from shards.splits import unit_interval
 from shards.teacher import PredictConfig, settled
-from shards.work import DivisionConfig, Plan, Unit, Work
+from shards.work import COUNTED, DivisionConfig, Plan, Unit, Work, spread
 
 __all__ = ["ComposeConfig", "compose_folders", "composition", "load_background"]
 
@@ -144,7 +145,10 @@ def composition(config: ComposeConfig) -> Work:
     backgrounds = usable("bg", config.bg, left_out, partial(load_background, depth=config.depth, size=config.size))
     grid = Grid(tuple(figures), tuple(backgrounds), config)
     order, step = grid.order(), config.division.samples_per_shard
-    units = [ComposeUnit(shard_name(i // step), order[i : i + step], grid, label) for i in range(0, len(order), step)]
+    units = [
+        ComposeUnit(shard_name(i // step), order[i : i + step], spread(i, step, len(order), COUNTED), grid, label)
+        for i in range(0, len(order), step)
+    ]
     sources = {"fg": [path.name for path in figures], "bg": [path.name for path in backgrounds]}
     plan = Plan(
         shards=tuple(unit.name for unit in units),
@@ -193,10 +197,11 @@ def _figure(path: Path, mirrored: bool) -> Figure:
 
 @dataclass(frozen=True)
 class ComposeUnit:
-    """The samples of one shard: their numbers in the grid, uint32 (N,)."""
+    """The samples of one shard: their numbers in the grid, uint32 (N,); and of which of them the pixels are counted."""
 
     name: str
     numbers: NDArray[np.uint32]
+    counted: range
     grid: Grid
     label: LabelConfig | None
 
@@ -226,16 +231,17 @@ class ComposeUnit:
         """In the order of the numbers, but made background by background."""
         pastings = self.pastings
         for begin in range(0, len(pastings), TOGETHER):
-            some = pastings[begin : begin + TOGETHER]
-            made = {pasting: self.sample(pasting) for pasting in sorted(some)}
-            yield from (made.pop(pasting) for pasting in some)
+            numbers = range(begin, min(begin + TOGETHER, len(pastings)))
+            by_background = sorted(numbers, key=pastings.__getitem__)
+            made = {number: self.sample(pastings[number], number in self.counted) for number in by_background}
+            yield from (made.pop(number) for number in numbers)
 
-    def sample(self, pasting: Pasting) -> Sample:
-        """Makes one sample. Its statistics are those of the pixels before they were encoded."""
-        background, made = self._background(pasting), self.pasted(pasting)
+    def sample(self, pasting: Pasting, count: bool = True) -> Sample:
+        """Makes one sample. Its statistics, if any, are those of the pixels before they were encoded."""
+        background, images = self._background(pasting), self.pasted(pasting).images
         extensions, full = self.formats, self.grid.config.size < SIZE_2020
-        data = {name: encoded(image, extensions[name], full) for name, image in made.images.items()}
-        histograms = made.histograms | {"bg": background.histogram}
+        data = {name: encoded(image, extensions[name], full) for name, image in images.items()}
+        histograms = _counts(images) | {"bg": background.histogram} if count else {}
         return Sample(pasting.key, data | {"bg": background.data}, histograms)
 
     def pasted(self, pasting: Pasting) -> Pasted:
@@ -258,6 +264,11 @@ class ComposeUnit:
             others = random.randint(*config.figures_per_image) - 1
             figures += [_figure(random.choice(paths), config.mirror and random.random() < 0.5) for _ in range(others)]
         return figures
+
+
+def _counts(images: dict[str, Image.Image]) -> dict[str, NDArray[np.int64]]:
+    """Of fg_bg without its fourth channel, which is the mask."""
+    return {name: histogram(image)[: BY_NAME[name].channels] for name, image in images.items()}
 
 
 def compose_folders(work: Work, out: Path, engine: EngineConfig) -> None:

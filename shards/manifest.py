@@ -141,7 +141,7 @@ class Manifest:
     sources: names of what the numbers in the keys stand for, by component; for depth the teacher that it is from.
     storage: None where the images are the very files that were given (or the data set is older than this field).
     verified: "full" where every image was decoded, "header" where headers and ends were read (see shards.headers).
-    counted: samples that `statistics` are of; None where they are of all.
+    counted: samples that `statistics` are of, or the fewest where components differ; None where they are of all.
     """
 
     format: str = FORMAT

@@ -89,11 +89,6 @@ class Background:
         """Of its colours, int64 (3, 256)."""
         return histogram(self.image)[:3]
 
-    @cached_property
-    def depth_histogram(self) -> NDArray[np.int64]:
-        """Of its depth without a figure, int64 (1, 256)."""
-        return histogram(self.depth_image)
-
 
 class Scaled(NamedTuple):
     """A figure of its final size, and where it meets the floor: its lowest visible row, and the columns there.
@@ -156,16 +151,15 @@ _kept = _Kept(KEPT)
 
 
 class Pasted(NamedTuple):
-    """The new images of a sample, and what their pixels add up to.
+    """The new images of a sample.
 
     fg_bg is RGBX, of which X is the mask; mask is grey; so is depth, of 8 or 16 bits, None if the background's is not
-    known. histograms: by name, int64 (channels, 256), of fg_bg without X.
+    known.
     """
 
     fg_bg: Image.Image
     mask: Image.Image
     depth: Image.Image | None
-    histograms: dict[str, NDArray[np.int64]]
 
     @property
     def images(self) -> dict[str, Image.Image]:
@@ -213,23 +207,19 @@ def paste(background: Background, figures: Sequence[Figure], random: Random, con
             _cast_shadow(canvas, one, config.shadow)
     for one in placed:
         canvas.paste(one.scaled.image, one.box, one.scaled.alpha)
-    counts = histogram(canvas)  # of four channels at once, as fast as of one
-    histograms = {"fg_bg": counts[:3], "mask": counts[3:]}
-    if background.depth is None:
-        return Pasted(canvas, canvas.getchannel("X"), None, histograms)
-    depth, histograms["depth"] = background.depth_image.copy(), background.depth_histogram.copy()
-    for one in placed:
-        histograms["depth"] += _paste_depth(depth, one, _level(one.metres(background.depth), background.bits))
-    return Pasted(canvas, canvas.getchannel("X"), depth, histograms)
+    depth = None
+    if background.depth is not None:
+        depth = background.depth_image.copy()
+        for one in placed:
+            _paste_depth(depth, one, _level(one.metres(background.depth), background.bits))
+    return Pasted(canvas, canvas.getchannel("X"), depth)
 
 
-def _paste_depth(depth: Image.Image, placed: Placed, level: int) -> NDArray[np.int64]:
-    """Gives the figure's pixels that depth; returns the change of the histogram, in half the time of a new one."""
+def _paste_depth(depth: Image.Image, placed: Placed, level: int) -> None:
+    """Gives the figure's pixels that depth."""
     opaque = placed.scaled.alpha.convert("1", dither=Image.Dither.NONE)
-    change = -histogram(depth.crop(placed.box), opaque)
-    flat = Image.new(depth.mode, opaque.size, level)  # a mere number Pillow 13 pastes wrongly where it has 16 bits
-    depth.paste(flat, placed.box, opaque)
-    return change + histogram(depth.crop(placed.box), opaque)
+    # An image, because a mere number is pasted wrongly by Pillow 13 where there are 16 bits.
+    depth.paste(Image.new(depth.mode, opaque.size, level), placed.box, opaque)
 
 
 def _level(metres: np.float32, bits: int) -> int:

@@ -16,7 +16,18 @@ from shards.manifest import DepthRange, Statistics, Storage
 from shards.record import LeftOut, Record
 from shards.splits import SplitConfig
 
-__all__ = ["DivisionConfig", "Known", "Plan", "Unit", "Work"]
+__all__ = ["COUNTED", "DivisionConfig", "Known", "Plan", "Unit", "Work", "spread"]
+
+
+COUNTED = 4_000
+"""samples whose pixels are counted for the statistics, at most, spread evenly. Counting takes 48 us a sample of 160 px,
+half as long as pasting it and a third as long as decoding; the mean of 4,000 is within 0.003 of that of all"""
+
+
+def spread(begin: int, size: int, total: int, at_most: int) -> range:
+    """The numbers, among `size` samples from `begin` on, of those that are in `at_most` spread evenly over `total`."""
+    every = -(-total // at_most)
+    return range(-begin % every, size, every)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_data import SAMPLES, SIZE, Drawn, compose_config, images
+from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, images
 
+from shards import compose
 from shards.compose import ComposeUnit, composition
 from shards.cutouts import load_figure
 from shards.dataset import Dataset
@@ -108,6 +109,22 @@ def test_mirrored_rounds_show_the_mirrored_figure(drawn: Drawn, tmp_path: Path) 
         columns = np.flatnonzero(mask.max(axis=0) > 200)
         left = pixels[np.flatnonzero(mask.max(axis=1) > 200)][:, columns[: len(columns) // 3]].mean(axis=(0, 1))
         assert (left[0] > left[2]) == (pasting.round < 2)
+
+
+def test_where_there_are_many_some_are_counted_whatever_the_shards(
+    drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = built(composition(compose_config(drawn)), tmp_path / "every").manifest
+    monkeypatch.setattr(compose, "COUNTED", 40)
+    some = [
+        built(composition(compose_config(drawn, division=division(samples_per_shard=n))), tmp_path / str(n)).manifest
+        for n in (7, 25)
+    ]
+    assert every.counted is None
+    assert some[0].counted == some[1].counted == 38  # one in four of 150
+    assert some[0].statistics == some[1].statistics != every.statistics
+    for name, one in every.statistics.items():
+        assert some[0].statistics[name].mean == pytest.approx(one.mean, abs=0.05)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn, tmp_path: Path) -> None:

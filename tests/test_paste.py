@@ -158,7 +158,6 @@ def test_one_distance_has_the_grey_that_it_has_in_a_depth_map(metres: float, bit
     [{}, {"format": "png16"}, {"figures_per_image": (3, 3), "jitter": 0.4, "shadow": 0.5, "floor": 1.0}],
 )
 def test_the_statistics_are_of_every_pixel(drawn: Drawn, options: dict[str, Any]) -> None:
-    """However they are counted."""
     for unit in composition(compose_config(drawn, **options)).units:
         assert isinstance(unit, ComposeUnit)
         for pasting in unit.pastings:
