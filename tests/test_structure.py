@@ -40,7 +40,7 @@ def test_shards_know_neither_torch_nor_dali_nor_what_follows_them(path: Path) ->
 
 
 def test_a_command_that_needs_no_teacher_imports_no_torch() -> None:
-    program = "import sys, shards.__main__; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
+    program = "import sys, shards.commands; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
