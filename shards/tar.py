@@ -5,6 +5,8 @@ import os
 import re
 import struct
 import tarfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +25,8 @@ Member = tuple[str, int, int]
 _SPACE = re.compile(r"\s")
 _AT_ONCE = 1 << 20
 """bytes that are written at a time: 28 KB take 5 us so, and 13 us in pieces of 28 KB"""
+
+_FLUSH: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
 
 _BLANK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
@@ -50,6 +54,8 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
+        self._flusher = ThreadPoolExecutor(1)
+        self._flushed: Future[None] | None = None
         self._digest = hashlib.sha256()
         self._parts: list[bytes] = []
         self._written = self._offset = 0
@@ -68,14 +74,21 @@ class ShardWriter:
         return name, begin, size
 
     def _hand_over(self) -> None:
-        """To the file and the digest. The disk begins with it now, not when fsync waits for it: 9 us a sample less."""
+        """To the file and the digest; and to the disk, by a thread, so that it is not all waited for in the end."""
         data = b"".join(self._parts)
         self._file.write(data)
+        self._file.flush()
         self._digest.update(data)
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._file.fileno(), self._written, len(data), os.POSIX_FADV_DONTNEED)
+        if self._flushed is None or self._flushed.done():
+            self._wait()
+            self._flushed = self._flusher.submit(_FLUSH, self._file.fileno())
         self._parts.clear()
         self._written += len(data)
+
+    def _wait(self) -> None:
+        """Raises OSError if what was handed over last could not be brought to the disk."""
+        if self._flushed:
+            self._flushed.result()
 
     def close(self) -> tuple[str, int]:
         """Ends the tar as the format asks; returns its sha256 and its size in bytes."""
@@ -83,6 +96,7 @@ class ShardWriter:
         self._parts.append(bytes(end))
         self._offset += end
         self._hand_over()
+        self._wait()
         self._file.close()
         return self._digest.hexdigest(), self._offset
 
@@ -92,6 +106,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._flusher.shutdown()
         self._file.close()
 
 
