@@ -36,6 +36,8 @@ __all__ = ["BEGIN", "END", "Run", "Way", "copied", "drawn", "run", "section", "w
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- convert -->", "<!-- /convert -->"
 BARE, TAR, FULL, HEADER = "bare decoding, Pillow", "GNU tar", "Sluice", "Sluice, --verify header"
+FEW, MANY = 40_000, 400_000
+"""samples of 16 px whose conversion shows that memory does not grow with their number"""
 EVERY = 0.05
 """seconds between two looks at the memory"""
 LIMIT = 600.0
@@ -89,18 +91,19 @@ def ways(folder: Path, zips: Path) -> list[Way]:
         Way(f"{FULL}, from zips", (*convert, str(zips), "OUT/data", *workers), "every pixel, CRC"),
         Way(f"{HEADER}, from zips", (*convert, str(zips), "OUT/data", *workers, "--verify", "header"), "headers, CRC"),
         Way(TAR, ("tar", "-cf", "OUT/all.tar", "-C", str(folder), "."), "nothing"),
+        Way(f"{TAR}, then sync", ("sh", "-c", f"tar -cf OUT/all.tar -C {folder} . && sync OUT/all.tar"), "nothing"),
         Way("webdataset, ShardWriter", (*packing, "webdataset", str(folder), "OUT"), "nothing"),
         Way("LitData, optimize", (*packing, "litdata", str(folder), "OUT"), "nothing"),
         Way("Streaming, MDSWriter", (*packing, "streaming", str(folder), "OUT"), "nothing"),
     ]
 
 
-def drawn(samples: int, scratch: Path) -> Path:
-    """Draws `samples` of 160 px into `scratch`/folders; returns it, the list of their images beside it."""
+def drawn(samples: int, scratch: Path, size: int = 160) -> Path:
+    """Draws `samples` of `size` px into `scratch`/folders; returns it, the list of their images beside it."""
     from bench.measure import drawn_data
 
     sources = {"figures": min(100, samples // 20), "rooms": min(80, samples // 20)}
-    data = drawn_data(scratch / "source", **sources, samples=samples * 5 // 4)
+    data = drawn_data(scratch / "source", **sources, samples=samples * 5 // 4, size=size)
     write_folders(data.root, samples, scratch)
     folder = scratch / "folders"
     (folder / "samples.json").rename(folder.with_suffix(".json"))
@@ -201,6 +204,20 @@ def _median(runs: Sequence[Run], name: str) -> float:
     return statistics.median(seconds) if seconds else float("inf")
 
 
+def growth(scratch: Path) -> str:
+    """What a conversion of FEW and one of MANY samples take."""
+    found = []
+    for samples in (FEW, MANY):
+        (own := scratch / str(samples)).mkdir()
+        folder = drawn(FEW // 4, own, size=16)
+        copied(folder, samples // (FEW // 4))
+        (full,) = (way for way in ways(folder, own) if way.name == FULL)
+        one = run(full, own)
+        found.append(one.error or f"{one.memory:,.0f} MiB and {one.seconds:.0f} s for {samples:,} samples")
+        shutil.rmtree(own)
+    return f"Memory does not grow with the samples. Converting images of 16 px, each decoded, takes {', '.join(found)}."
+
+
 def write(path: Path, text: str) -> None:
     """Puts `text` between the marks, or at the end where there are none yet."""
     replace_section(path, BEGIN, END, f"{BEGIN}\n\n{text}\n\n{END}")
@@ -233,7 +250,8 @@ def main() -> None:
         told = facts(samples, bytes_, given.rounds)
         plan = [way for _ in range(given.rounds) for way in contenders]
         runs = [run(way, scratch) for way in track(plan, "conversion")]
-    text = section(runs, samples, told)
+        shutil.rmtree(folder)
+        text = f"{section(runs, samples, told)}\n\n{growth(scratch)}"
     write(RESULTS, text)
     Console(width=160, highlight=False).print(text, markup=False)
 

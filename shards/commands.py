@@ -20,7 +20,6 @@ from shards.foreign import indexing
 from shards.label import LabelConfig, labelling
 from shards.page import write_page
 from shards.parallel import EngineConfig
-from shards.processes import warm_up
 from shards.show import contact_sheet, describe
 from shards.splits import SplitConfig
 from shards.verify import verify
@@ -67,7 +66,6 @@ def compose_command(
         out: folder to write, or its URL
         layout: shards, or the folders of the 2020 system
     """
-    warm_up("shards.compose")
     if layout == "folders" and (is_url(out) or how.part):
         raise InputError("layout folders: it is written to a disk, and not in parts. Leave --layout out.")
     work = composition(config)
@@ -110,7 +108,6 @@ def convert_command(
     """
     if len(paths) < 2:
         raise InputError("convert needs at least one SOURCE and, last, the folder OUT.")
-    warm_up("shards.convert")
     *sources, out = paths
     _build(conversion([Path(source) for source in sources], config), out, how)
 

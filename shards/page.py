@@ -243,12 +243,18 @@ def _storage(manifest: Manifest) -> str:
         "Pixels": escape(storage_words(manifest) or "the files as they were given"),
         "Depth": escape(str(manifest.depth)) if "depth" in manifest.components else "not there yet",
         "Shared": "; ".join(shared) or "nothing: hardly any image recurs",
-        "Checked": _CHECKED.get(manifest.verified, escape(manifest.verified)),
+        "Checked": _checked(manifest),
     }
     teacher = manifest.sources.get("depth")
     if teacher:
         facts["Depth from"] = escape(", ".join(teacher))
     return _section("Storage", "", _facts(facts, "facts"))
+
+
+def _checked(manifest: Manifest) -> str:
+    if manifest.storage and manifest.storage.resized_from is None:
+        return "composed here; <code>python -m shards verify</code> decodes every image"
+    return _CHECKED.get(manifest.verified, escape(manifest.verified))
 
 
 def _left_out(dataset: Dataset) -> str:
