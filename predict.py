@@ -25,7 +25,7 @@ from pipeline.decode import resized
 from shards.errors import InputError, told_plainly
 from shards.images import save
 from shards.manifest import DepthRange
-from shards.sources import IMAGES
+from shards.sources.files import IMAGES
 
 __all__ = ["predict"]
 

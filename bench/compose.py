@@ -23,11 +23,12 @@ from rich.table import Table
 
 from bench.race.watch import memory
 from bench.written import RESULTS, children_cpu, machine, markdown, replace_section
-from shards.compose import ComposeConfig, ComposeUnit, composition
+from shards.compose.composition import ComposeUnit, composition
+from shards.compose.grid import ComposeConfig
+from shards.compose.paste import SIZE_2020
 from shards.draw import draw_data
 from shards.errors import InputError, told_plainly
 from shards.images import encoded
-from shards.paste import SIZE_2020
 
 WORKERS = os.cpu_count() or 1
 SIZES, ROUNDS, SECONDS = (160, 64), 2, 3.0

@@ -11,12 +11,13 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
-from shards.build import BuildConfig, build
-from shards.compose import ComposeConfig, composition
+from shards.compose.composition import composition
+from shards.compose.grid import ComposeConfig
 from shards.dataset import Dataset
 from shards.draw import draw_data
 from shards.folder import OnDisk
-from shards.work import DivisionConfig
+from shards.work.build import BuildConfig, build
+from shards.work.plan import DivisionConfig
 from train import Ranks, TrainConfig, computed_in, criterion, optimise, start
 
 __all__ = ["drawn_data", "endless", "forget", "loader_rate", "synchronize", "training_rate"]

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from shards.build import BuildConfig, build, merge
-from shards.compose import ComposeConfig, compose_folders, composition
+from shards.compose.composition import compose_folders, composition
+from shards.compose.grid import ComposeConfig
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import reading
 from shards.depth import ExistingConfig
@@ -18,12 +18,13 @@ from shards.export import export
 from shards.folder import OnDisk, folder_at, is_url
 from shards.foreign import indexing
 from shards.label import LabelConfig, labelling
-from shards.page import write_page
-from shards.parallel import EngineConfig
-from shards.show import contact_sheet, describe
+from shards.look.page import write_page
+from shards.look.show import contact_sheet, describe
 from shards.splits import SplitConfig
 from shards.verify import verify
-from shards.work import Work
+from shards.work.build import BuildConfig, build, merge
+from shards.work.parallel import EngineConfig
+from shards.work.plan import Work
 
 console = Console(highlight=False, soft_wrap=True)
 app = tyro.extras.SubcommandApp()

@@ -26,13 +26,13 @@ from shards.images import (
     image_size,
     resized,
 )
-from shards.listing import Listing, Samples
 from shards.manifest import Storage
-from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, COMPONENTS, Component, shard_name
-from shards.sources import Entry, read
-from shards.work import COUNTED, DivisionConfig, Plan, Work, spread
-from shards.zips import Zips
+from shards.sources.files import Entry, read
+from shards.sources.listing import Listing, Samples
+from shards.sources.zips import Zips
+from shards.work.plan import COUNTED, DivisionConfig, Plan, Work, spread
+from shards.work.record import LeftOut, Record, Sample, write_shard
 
 __all__ = ["ConvertConfig", "conversion"]
 

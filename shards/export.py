@@ -10,13 +10,13 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from shards.atomic import PARTIAL, write_bytes
-from shards.build import claim
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.manifest import Shard
-from shards.parallel import EngineConfig, run_parallel
 from shards.schema import BY_NAME, WORK, identity
+from shards.work.build import claim
+from shards.work.parallel import EngineConfig, run_parallel
 
 __all__ = ["export"]
 

@@ -15,13 +15,13 @@ from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.images import BadImage, Size, checked, image_bits, image_size
 from shards.manifest import Manifest
-from shards.members import Found, list_tar
-from shards.record import LeftOut, Record, Sample, Tally
 from shards.schema import BY_NAME, SHARED_TAR, WORK
-from shards.sources import IMAGES
+from shards.sources.files import IMAGES
+from shards.sources.members import Found, list_tar
 from shards.splits import SplitConfig
 from shards.tar import Member
-from shards.work import Plan, Work
+from shards.work.plan import Plan, Work
+from shards.work.record import LeftOut, Record, Sample, Tally
 
 __all__ = ["indexing"]
 

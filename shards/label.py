@@ -18,12 +18,12 @@ from shards.depth import STORED, DepthFormat, depth_image
 from shards.errors import InputError
 from shards.images import BadImage, checked, encoded, histogram
 from shards.manifest import SPLITS
-from shards.record import LeftOut, Record, Sample, write_shard
 from shards.schema import BY_NAME, LONGEST_KEY
-from shards.sources import IMAGES
+from shards.sources.files import IMAGES
 from shards.splits import SplitConfig
 from shards.teacher import TeacherConfig, fingerprint_of, load_teacher, settled
-from shards.work import Known, Plan, Work
+from shards.work.plan import Known, Plan, Work
+from shards.work.record import LeftOut, Record, Sample, write_shard
 
 __all__ = ["LabelConfig", "labelled", "labelling", "told_apart"]
 

@@ -10,9 +10,9 @@ from shards.dataset import Contents, Dataset, reading
 from shards.folder import Folder
 from shards.images import BadImage, Size, checked
 from shards.manifest import Manifest, Shard, StoredComponent
-from shards.parallel import EngineConfig, run_parallel
 from shards.schema import BY_NAME, SHARED_TAR
-from shards.sources import IMAGES
+from shards.sources.files import IMAGES
+from shards.work.parallel import EngineConfig, run_parallel
 
 __all__ = ["Problem", "verify"]
 

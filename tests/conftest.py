@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from small_data import ONE_WORKER, SIZE, Drawn, compose_config, convert
 
-from shards.compose import compose_folders, composition
+from shards.compose.composition import compose_folders, composition
 from shards.draw import draw_data
 
 settings.register_profile("sluice", deadline=None, max_examples=50)

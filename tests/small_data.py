@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.build import BuildConfig, build
-from shards.compose import ComposeConfig
+from shards.compose.grid import ComposeConfig
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset
 from shards.folder import OnDisk
-from shards.work import DivisionConfig, Work
+from shards.work.build import BuildConfig, build
+from shards.work.plan import DivisionConfig, Work
 
 SIZE = 48
 SAMPLES = 150

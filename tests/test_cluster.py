@@ -17,7 +17,7 @@ from test_interruption import command, until
 from test_parts import fetched
 from test_teacher import depth_anything
 
-from shards.compose import composition
+from shards.compose.composition import composition
 
 pytest.importorskip("ray")
 

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, images
 
-from shards import compose
-from shards.compose import ComposeUnit, composition
-from shards.cutouts import load_figure
+from shards.compose.composition import ComposeUnit, composition
+from shards.compose.cutouts import load_figure
+from shards.compose.paste import Background, Figure, PasteConfig, Pasted, paste
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.images import BadImage
-from shards.paste import Background, Figure, PasteConfig, Pasted, paste
 from shards.schema import identity
 
 NEAR, FAR = np.float32(1.0), np.float32(8.0)
@@ -115,7 +114,7 @@ def test_where_there_are_many_some_are_counted_whatever_the_shards(
     drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = built(composition(compose_config(drawn)), tmp_path / "every").manifest
-    monkeypatch.setattr(compose, "COUNTED", 40)
+    monkeypatch.setattr("shards.compose.composition.COUNTED", 40)
     some = [
         built(composition(compose_config(drawn, division=division(samples_per_shard=n))), tmp_path / str(n)).manifest
         for n in (7, 25)
@@ -163,7 +162,7 @@ def test_the_bytes_do_not_depend_on_how_many_samples_are_made_together(
 ) -> None:
     (unit,) = composition(compose_config(drawn, samples=25)).units
     whole = written(unit, tmp_path)
-    monkeypatch.setattr("shards.compose.TOGETHER", 7)
+    monkeypatch.setattr("shards.compose.composition.TOGETHER", 7)
     assert written(unit, tmp_path) == whole
 
 

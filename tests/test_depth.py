@@ -22,7 +22,6 @@ from model.losses import depth_loss
 from model.metrics import Metrics
 from model.pictures import five_rows
 from model.unet import Prediction
-from shards.assemble import assemble
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset
 from shards.depth import STORED, DepthFormat, ExistingConfig, depth_image
@@ -30,11 +29,12 @@ from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
 from shards.manifest import DepthRange, Manifest
-from shards.record import Record, Sample, write_shard
 from shards.schema import BY_NAME, COMPONENTS
 from shards.splits import SplitConfig
 from shards.verify import verify
-from shards.work import Plan
+from shards.work.assemble import assemble
+from shards.work.plan import Plan
+from shards.work.record import Record, Sample, write_shard
 
 METRES, INVERSE = DepthRange.metres(0, 10), DepthRange.relative(near_is_bright=True)
 CACHES: list[dict[str, Any]] = [{"cache": "none"}, {"cache": "host"}, {"cache": "host", "cache_mib": 1, "size": 0}]

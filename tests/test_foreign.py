@@ -23,10 +23,10 @@ from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.foreign import indexing
-from shards.members import list_tar
-from shards.record import LeftOut
+from shards.sources.members import list_tar
 from shards.splits import SplitConfig
 from shards.verify import verify
+from shards.work.record import LeftOut
 
 NAMES = ("fg_bg", "mask", "depth", "bg")
 

@@ -10,8 +10,8 @@ import pytest
 from small_data import SAMPLES, TREES, flip
 
 from shards.convert import ConvertConfig, ConvertUnit, conversion
-from shards.listing import Listing, Samples
 from shards.schema import COMPONENTS, sample_key
+from shards.sources.listing import Listing, Samples
 from shards.splits import unit_interval
 
 GLOBS = {component.name: component.glob for component in COMPONENTS}

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 from small_data import SAMPLES, built, convert, images
 
-from shards.charts import histogram_svg
 from shards.dataset import Dataset
 from shards.depth import ExistingConfig
 from shards.errors import InputError
 from shards.foreign import indexing
-from shards.page import write_page
+from shards.look.charts import histogram_svg
+from shards.look.page import write_page
+from shards.look.survey import coverage, evenly, pictures, survey
 from shards.schema import identity
 from shards.splits import SplitConfig
-from shards.survey import coverage, evenly, pictures, survey
 
 VOID = {"meta", "img", "br"}
 
@@ -129,7 +129,7 @@ def test_coverage_counts_every_pair(dataset: Path) -> None:
 
 
 def test_many_figures_are_told_of_together(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.survey.CELLS", (4, 3))
+    monkeypatch.setattr("shards.look.survey.CELLS", (4, 3))
     found = coverage(Dataset.open(dataset))
     assert found
     assert found.cells.shape == (4, 3)

@@ -12,17 +12,17 @@ from servers import s3_bucket
 from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
 from test_interruption import command
 
-from shards.build import BuildConfig, build, merge
-from shards.compose import composition
+from shards.compose.composition import composition
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import reading
 from shards.errors import InputError
 from shards.folder import AtUrl, Folder, OnDisk, folder_at
+from shards.look.show import contact_sheet
 from shards.manifest import Manifest, Statistics, Storage
-from shards.record import LeftOut
-from shards.show import contact_sheet
 from shards.verify import verify
-from shards.work import DivisionConfig, Known, Plan, Work
+from shards.work.build import BuildConfig, build, merge
+from shards.work.plan import DivisionConfig, Known, Plan, Work
+from shards.work.record import LeftOut
 
 
 @pytest.fixture(scope="module")

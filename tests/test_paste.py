@@ -12,12 +12,12 @@ from PIL import Image
 from small_data import SIZE, Drawn, built, compose_config, contents, division
 from test_compose import figure, room, values
 
-from shards.build import BuildConfig
-from shards.compose import ComposeUnit, composition
+from shards.compose.composition import ComposeUnit, composition
+from shards.compose.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, _level, paste
 from shards.depth import METRES, depth_image
 from shards.errors import InputError
 from shards.images import eight_bit
-from shards.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, _level, paste
+from shards.work.build import BuildConfig
 
 SEEDS = st.integers(0, 10**6)
 STRENGTHS = st.floats(0.05, 1)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import flip
 
-from shards import sources
 from shards.errors import InputError
 from shards.schema import COMPONENTS
-from shards.sources import Entry, Matcher, is_image, list_files
-from shards.sources import read as read_with
-from shards.zips import Member, Zips, members
+from shards.sources import files
+from shards.sources.files import Entry, Matcher, is_image, list_files
+from shards.sources.files import read as read_with
+from shards.sources.zips import Member, Zips, members
 
 NOWHERE = Member("", 0, 0, 0, 0)
 MATCHER = Matcher({component.name: component.glob for component in COMPONENTS})
@@ -152,7 +152,7 @@ def test_files_folders_and_zips_come_in_the_order_of_their_names(tmp_path: Path)
 def test_members_are_the_same_however_many_are_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(sources, "_TOGETHER", together)
+    monkeypatch.setattr(files, "_TOGETHER", together)
     path = zipped(tmp_path / "a.zip", {f"{i // 5}/{i:02}.jpg": bytes([i]) for i in range(12)})
     assert [name for name, _ in listed(path)] == [f"a/{i // 5}/{i:02}.jpg" for i in range(12)]
     assert [read(entry) for _, entry in listed(path)] == [bytes([i]) for i in range(12)]

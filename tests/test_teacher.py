@@ -18,16 +18,16 @@ from small_data import ONE_WORKER, Drawn, built, compose_config, contents, divis
 from test_depth import rewritten
 from test_interruption import killed_when
 
-from shards.assemble import assemble
-from shards.compose import composition
+from shards.compose.composition import composition
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.label import LabelConfig, labelling
+from shards.look.show import describe
 from shards.manifest import SPLITS, DepthRange, Manifest
-from shards.show import describe
 from shards.teacher import PredictConfig, Teacher, load_teacher, settled
 from shards.verify import verify
+from shards.work.assemble import assemble
 
 transformers = pytest.importorskip("transformers")
 

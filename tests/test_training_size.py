@@ -29,16 +29,17 @@ from small_data import (
 from test_interruption import TINY_SHARDS, command, killed_when
 
 from pipeline.loader import Loader, LoaderConfig
-from shards.build import BuildConfig
-from shards.compose import ComposeUnit, compose_folders, composition, load_background
+from shards.compose.composition import ComposeUnit, compose_folders, composition
+from shards.compose.cutouts import load_background
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.folder import OnDisk
 from shards.images import encoded, resized
+from shards.look.show import describe
 from shards.manifest import Manifest, Storage
-from shards.show import describe
 from shards.verify import verify
+from shards.work.build import BuildConfig
 
 SMALL = 20
 """no divisor of SIZE"""

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.race.contenders import SHAPES, SIZE
-from shards.build import BuildConfig, build
 from shards.convert import ConvertConfig, conversion
 from shards.dataset import Dataset, Locations
 from shards.errors import InputError, told_plainly
 from shards.folder import OnDisk
 from shards.schema import BY_NAME, sample_key
-from shards.work import DivisionConfig
+from shards.work.build import BuildConfig, build
+from shards.work.plan import DivisionConfig
 
 __all__ = ["FORMATS", "images", "members", "write", "write_folders"]
 

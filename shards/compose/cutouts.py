@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from shards.compose.paste import SIZE_2020, Background
 from shards.depth import load_millimetres
 from shards.errors import InputError
 from shards.images import BadImage, encoded
-from shards.paste import SIZE_2020, Background
-from shards.record import LeftOut
-from shards.sources import IMAGES
+from shards.sources.files import IMAGES
+from shards.work.record import LeftOut
 
 __all__ = ["load_background", "load_figure", "usable"]
 

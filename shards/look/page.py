@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards.atomic import write_bytes
-from shards.charts import embedded, heat_map, histogram_svg, spread_svg
 from shards.dataset import Dataset
+from shards.look.charts import embedded, heat_map, histogram_svg, spread_svg
+from shards.look.show import storage_words
+from shards.look.survey import Coverage, Survey, coverage, evenly, pictures, survey
 from shards.manifest import Manifest
-from shards.show import storage_words
-from shards.survey import Coverage, Survey, coverage, evenly, pictures, survey
 
 __all__ = ["write_page"]
 

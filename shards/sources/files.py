@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from shards.errors import InputError
 from shards.schema import WORK
-from shards.zips import Member, Zips, is_zip, members
+from shards.sources.zips import Member, Zips, is_zip, members
 
 __all__ = ["IMAGES", "Entry", "Files", "Matcher", "is_image", "list_files", "read"]
 

@@ -15,11 +15,11 @@ from shards.atomic import replacing, write_bytes
 from shards.errors import InputError
 from shards.folder import Folder
 from shards.manifest import LOCATION, SPLITS, Manifest, Shard, Statistics, StoredComponent
-from shards.record import LeftOut, Record
 from shards.schema import BY_NAME, SHARED_TAR
 from shards.splits import split_numbers
 from shards.tar import BLOCK, ShardWriter, write_index
-from shards.work import Plan
+from shards.work.plan import Plan
+from shards.work.record import LeftOut, Record
 
 __all__ = ["assemble", "statistics"]
 

@@ -18,10 +18,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from shards.cluster import on_ray
 from shards.depth import Device
 from shards.errors import InputError
-from shards.processes import in_processes
+from shards.work.cluster import on_ray
+from shards.work.processes import in_processes
 
 __all__ = ["EngineConfig", "run_parallel"]
 

@@ -13,8 +13,8 @@ from shards.depth import Device
 from shards.errors import InputError
 from shards.images import Size
 from shards.manifest import DepthRange, Statistics, Storage
-from shards.record import LeftOut, Record
 from shards.splits import SplitConfig
+from shards.work.record import LeftOut, Record
 
 __all__ = ["COUNTED", "DivisionConfig", "Known", "Plan", "Unit", "Work", "spread"]
 

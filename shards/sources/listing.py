@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.record import LeftOut
 from shards.schema import LONGEST_KEY
-from shards.sources import IMAGES, Entry, Files, Matcher, is_image, list_files
+from shards.sources.files import IMAGES, Entry, Files, Matcher, is_image, list_files
 from shards.splits import unit_interval
+from shards.work.record import LeftOut
 
 __all__ = ["Listing", "Samples"]
 

@@ -14,15 +14,15 @@ from socket import gethostname
 
 from rich.progress import track
 
-from shards.assemble import assemble
 from shards.depth import Device
 from shards.errors import InputError
 from shards.folder import Folder
 from shards.manifest import Manifest
-from shards.parallel import EngineConfig, run_parallel
-from shards.record import Record
 from shards.schema import WORK
-from shards.work import Plan, Unit, Work
+from shards.work.assemble import assemble
+from shards.work.parallel import EngineConfig, run_parallel
+from shards.work.plan import Plan, Unit, Work
+from shards.work.record import Record
 
 __all__ = ["BuildConfig", "build", "claim", "merge"]
 

@@ -6,9 +6,9 @@ from typing import BinaryIO, NamedTuple
 
 from shards.errors import InputError
 from shards.images import BadImage
-from shards.record import LeftOut
 from shards.schema import BY_NAME
 from shards.tar import BLOCK, Member
+from shards.work.record import LeftOut
 
 __all__ = ["Contents", "Found", "list_tar"]
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from shards.dataset import Dataset
 from shards.folder import Folder
 from shards.images import save
+from shards.look.survey import evenly, pictures
 from shards.manifest import Manifest
-from shards.survey import evenly, pictures
 
 __all__ = ["contact_sheet", "describe", "storage_words"]
 

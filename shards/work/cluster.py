@@ -67,7 +67,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     except ImportError:
         raise InputError("engine ray needs one more package: pip install -r requirements-ray.txt") from None
     _check(address or os.environ.get("RAY_ADDRESS", ""))
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     try:
         ray.init(
             address,

@@ -12,8 +12,8 @@ from PIL import Image
 from shards.dataset import Dataset
 from shards.errors import InputError
 from shards.images import eight_bit
-from shards.parallel import EngineConfig, run_parallel
 from shards.schema import identity
+from shards.work.parallel import EngineConfig, run_parallel
 
 __all__ = ["Coverage", "Survey", "coverage", "evenly", "pictures", "survey"]
 

@@ -1,0 +1,1 @@
+"""Looking at a data set: in words, as a contact sheet, as a page."""

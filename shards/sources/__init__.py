@@ -1,0 +1,1 @@
+"""Image files, and tars made elsewhere: what there is, joined to samples."""
