@@ -41,7 +41,7 @@ class EngineConfig:
     """What does the work, a shard at a time. The result does not depend on it."""
 
     workers: int = os.cpu_count() or 1
-    """processes of this machine"""
+    """processes of this machine; where a teacher predicts there is one, which uses all cores"""
     engine: Literal["processes", "ray"] = "processes"
     """processes of this machine, or tasks all over a Ray cluster (pip install -r requirements-ray.txt); all of its
     machines must reach what is read and written under the same path or URL"""
