@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from shards.compose.composition import composition
 
 pytest.importorskip("ray")
 
+ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).with_name("ray")
 SMALL = ("--samples-per-shard", "5")
 
@@ -32,14 +34,15 @@ class Cluster(NamedTuple):
     machines: "tuple[subprocess.Popen[str], subprocess.Popen[str]]"
     environment: dict[str, str]
 
-    def start(self, *arguments: str | Path) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str | Path, cwd: Path = ROOT) -> "subprocess.Popen[str]":
         asked = command(*arguments, "--engine", "ray", "--ray-address", self.address)
+        own = self.environment | {"PYTHONPATH": str(ROOT)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(asked, text=True, env=self.environment, **pipes)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(asked, text=True, env=own, cwd=cwd, **pipes)  # type: ignore[call-overload,no-any-return]
 
-    def run(self, *arguments: str | Path) -> tuple[int, str]:
+    def run(self, *arguments: str | Path, cwd: Path = ROOT) -> tuple[int, str]:
         """The exit code, and all that was said."""
-        with self.start(*arguments) as process:
+        with self.start(*arguments, cwd=cwd) as process:
             said, _ = process.communicate(timeout=120)
             return process.returncode, said
 
@@ -78,7 +81,7 @@ def _machine(*options: str, environment: dict[str, str]) -> "subprocess.Popen[st
     """In a process group of its own, and ready when this returns."""
     start = [RAY, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(start, text=True, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    process = subprocess.Popen(start, text=True, env=environment, cwd="/", start_new_session=True, **pipes)  # type: ignore[call-overload]
     said = []
     for line in process.stdout:
         said.append(line)
@@ -104,6 +107,14 @@ def test_conversion_to_a_url_and_its_verification(cluster: Cluster, folders: Pat
     code, said = cluster.run("verify", url)
     assert code == 0, said
     assert "every file is as the manifest says" in said
+
+
+def test_relative_paths_mean_what_they_mean_here(cluster: Cluster, folders: Path, tmp_path: Path) -> None:
+    """And the machines, which were started elsewhere, are sent the code."""
+    shutil.copytree(folders, tmp_path / "folders")
+    code, said = cluster.run("convert", "folders", "out", cwd=tmp_path)
+    assert code == 0, said
+    assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=1000).root)
 
 
 def test_depth_by_a_teacher(cluster: Cluster, dataset: Path, tmp_path: Path) -> None:

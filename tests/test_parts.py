@@ -17,6 +17,7 @@ from shards.convert import ConvertConfig, conversion
 from shards.dataset import reading
 from shards.errors import InputError
 from shards.folder import AtUrl, Folder, OnDisk, folder_at
+from shards.look.page import write_page
 from shards.look.show import contact_sheet
 from shards.manifest import Manifest, Statistics, Storage
 from shards.verify import verify
@@ -136,6 +137,8 @@ def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
     build(work, out, ONE_WORKER)
     with reading(out) as dataset:
         contact_sheet(dataset, tmp_path / "sheet.png", 3)
+        write_page(dataset, tmp_path / "show.html", samples=3, workers=1)
+    assert "<h1>composed</h1>" in (tmp_path / "show.html").read_text()
     assert verify(out, ONE_WORKER) == []
 
 

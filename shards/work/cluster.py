@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,15 +35,18 @@ def on_ray(
         gpu = device in ("auto", "cuda") and cluster.get("GPU", 0) > 0
         task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=LIVES - 1)(_done)
         most = max(64, AHEAD * int(cluster.get("CPU", 1)))
-        waiting = enumerate(units)
-        running = {task.remote(do, unit): number for number, unit in itertools.islice(waiting, most)}
+        here, waiting = Path.cwd(), enumerate(units)
+        running = {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, most)}
         while running:
             done, _ = ray.wait(list(running), num_returns=1)
             yield running.pop(done[0]), _result(ray, done[0])
-            running |= {task.remote(do, unit): number for number, unit in itertools.islice(waiting, 1)}
+            running |= {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, 1)}
 
 
-def _done(do: Callable[[U], R], unit: U) -> R:
+def _done(do: Callable[[U], R], unit: U, here: Path) -> R:
+    """In the folder `here`, where there is one, so that relative paths mean what they mean to whoever gave them."""
+    with suppress(OSError):
+        os.chdir(here)
     return do(unit)
 
 
