@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from servers import s3_bucket
-from small_data import Drawn, built, compose_config, contents, convert, division, flip
+from small_data import Drawn, built, compose_config, contents, convert, division
 from test_interruption import command, until
 from test_parts import fetched
 from test_teacher import depth_anything
 
 from shards.compose.composition import composition
+from shards.dataset import Dataset
 
 pytest.importorskip("ray")
 
@@ -117,8 +119,12 @@ def test_relative_paths_mean_what_they_mean_here(cluster: Cluster, folders: Path
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=1000).root)
 
 
-def test_depth_by_a_teacher(cluster: Cluster, dataset: Path, tmp_path: Path) -> None:
-    teacher = depth_anything(tmp_path / "teacher")
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return depth_anything(tmp_path_factory.mktemp("teachers") / "relative")
+
+
+def test_depth_by_a_teacher(cluster: Cluster, dataset: Path, teacher: Path, tmp_path: Path) -> None:
     options = ("--teacher", teacher, "--device", "cpu", "--format", "png")
     code, said = cluster.run("depth", dataset, tmp_path / "by-cluster", *options)
     assert code == 0, said
@@ -126,15 +132,19 @@ def test_depth_by_a_teacher(cluster: Cluster, dataset: Path, tmp_path: Path) -> 
     assert contents(tmp_path / "by-cluster") == contents(tmp_path / "here")
 
 
-def test_what_is_wrong_is_said_in_a_line(cluster: Cluster, dataset: Path, damaged: Path, tmp_path: Path) -> None:
-    flip(damaged / "shard-000003.tar", 1000)
+def test_what_is_wrong_is_said_in_a_line(cluster: Cluster, damaged: Path, teacher: Path, tmp_path: Path) -> None:
+    place = (opened := Dataset.open(damaged)).locate("fg_bg", np.array([80]))
+    with opened.files[int(place.file[0])].open("r+b") as tar:
+        tar.seek(int(place.offset[0]))
+        tar.write(b"no image")
     code, said = cluster.run("verify", damaged)
     assert code == 1
     assert "shard-000003.tar: its digest is not the one in the manifest" in said
-    code, said = cluster.run("depth", dataset, tmp_path / "out", "--teacher", tmp_path / "nowhere")
+    code, said = cluster.run("depth", damaged, tmp_path / "out", "--teacher", teacher, "--device", "cpu")
     assert code == 2
-    assert "nowhere: no depth estimation model that can be loaded" in said
-    assert "Traceback" not in said
+    *_, last = said.splitlines()
+    assert last.startswith(f"error: fg_bg of {opened.key(80)}: not-an-image")
+    assert "ray::" not in said
 
 
 def test_a_folder_that_the_cluster_does_not_see_is_told(cluster: Cluster, folders: Path, tmp_path: Path) -> None:
@@ -162,15 +172,16 @@ def test_nobody_at_the_address(tmp_path: Path, dataset: Path) -> None:
 
 def test_a_machine_that_is_lost_costs_what_it_was_at(cluster: Cluster, drawn: Drawn, tmp_path: Path) -> None:
     """The last test of this cluster: it has one machine from then on."""
-    out, many = tmp_path / "out", {"places": 20, "samples": 1500}
+    out, many = tmp_path / "out", {"places": 60, "samples": 5000}
     given = [option for name, path in drawn._asdict().items() for option in (f"--{name}", path)]
-    places = ("--places", "20", "--mirror", "--samples", "1500", "--size", "48")
-    with cluster.start("compose", *given, *places, "--samples-per-shard", "25", "--out", out) as process:
-        until(lambda: len(list(out.glob(".work/*.npz"))) >= 5, process)
+    places = ("--places", "60", "--mirror", "--samples", "5000", "--size", "48")
+    with cluster.start("compose", *given, *places, "--samples-per-shard", "250", "--out", out) as process:
+        until(lambda: len(list(out.glob(".work/*.npz"))) >= 4, process)
         _lose(cluster.machines[1])
         begun = len(list(out.glob(".work/*.npz")))
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert begun < 60, "it was done before the machine was lost"
-    whole = built(composition(compose_config(drawn, **many, division=division())), tmp_path / "whole")
+    assert begun < 19, "it was done before the machine was lost"
+    config = compose_config(drawn, **many, division=division(samples_per_shard=250))
+    whole = built(composition(config), tmp_path / "whole")
     assert contents(out) == contents(whole.root)

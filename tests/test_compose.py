@@ -110,6 +110,18 @@ def test_mirrored_rounds_show_the_mirrored_figure(drawn: Drawn, tmp_path: Path) 
         assert (left[0] > left[2]) == (pasting.round < 2)
 
 
+def test_measured_depth_of_16_bits_is_that_of_8_in_finer_steps(drawn: Drawn) -> None:
+    coarse, fine = (
+        composition(compose_config(drawn, samples=40, lossless=True, format=form)).units for form in ("png", "png16")
+    )
+    for few, many in zip(coarse, fine, strict=True):
+        assert isinstance(few, ComposeUnit)
+        assert isinstance(many, ComposeUnit)
+        for pasting in few.pastings:
+            levels, sixteenth = values(few.pasted(pasting).depth), values(many.pasted(pasting).depth)
+            assert np.abs(sixteenth / 257 - levels).max() <= 0.51
+
+
 def test_where_there_are_many_some_are_counted_whatever_the_shards(
     drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,7 +224,10 @@ def test_depth_comes_to_a_data_set_that_has_none(few: Path, relative: Path, made
     assert verify(OnDisk(tmp_path / "out"), ONE_WORKER) == []
 
 
-def test_inside_compose_it_gives_what_a_second_pass_gives(drawn: Drawn, relative: Path, tmp_path: Path) -> None:
+def test_inside_compose_it_gives_what_a_second_pass_gives(
+    drawn: Drawn, relative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.compose.composition.COUNTED", 5)
     wanted = {"samples": 20, "division": division(samples_per_shard=8), "depth": None}
     bare = built(composition(compose_config(drawn, **wanted)), tmp_path / "bare")
     assert list(bare.manifest.components) == ["fg_bg", "mask", "bg"]
