@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,10 +93,23 @@ def _machine(*options: str, environment: dict[str, str]) -> "subprocess.Popen[st
     raise AssertionError("".join(said))
 
 
+def _processes(machine: "subprocess.Popen[str]") -> dict[int, str]:
+    """What it runs: the command of each process, by number. Ray's workers are called after what they are at."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            session = (path / "stat").read_text().rpartition(")")[2].split()[3]
+            if int(session) == machine.pid:
+                found[int(path.name)] = (path / "cmdline").read_text()
+    return found
+
+
 def _lose(machine: "subprocess.Popen[str]") -> None:
     """All processes of it at once, as when the power fails."""
     if machine.poll() is None:
-        os.killpg(machine.pid, signal.SIGKILL)
+        for pid in _processes(machine):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         machine.wait()
     if machine.stdout:
         machine.stdout.close()
@@ -177,6 +191,7 @@ def test_a_machine_that_is_lost_costs_what_it_was_at(cluster: Cluster, drawn: Dr
     places = ("--places", "60", "--mirror", "--samples", "5000", "--size", "48")
     with cluster.start("compose", *given, *places, "--samples-per-shard", "250", "--out", out) as process:
         until(lambda: len(list(out.glob(".work/*.npz"))) >= 4, process)
+        until(lambda: any("ray::_done" in name for name in _processes(cluster.machines[1]).values()), process)
         _lose(cluster.machines[1])
         begun = len(list(out.glob(".work/*.npz")))
         said, _ = process.communicate(timeout=120)
