@@ -24,6 +24,7 @@ from shards.compose.composition import composition
 from shards.dataset import Dataset
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 ROOT = Path(__file__).parent.parent
 RAY = Path(sys.executable).with_name("ray")
