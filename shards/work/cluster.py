@@ -33,7 +33,8 @@ def on_ray(
     with _connected(address) as ray:
         cluster = ray.cluster_resources()
         gpu = device in ("auto", "cuda") and cluster.get("GPU", 0) > 0
-        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=LIVES - 1)(_done)
+        # max_calls: a worker that has a GPU would otherwise end after each shard, and the next load the teacher anew.
+        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_calls=0, max_retries=LIVES - 1)(_done)
         most = max(64, AHEAD * int(cluster.get("CPU", 1)))
         here, waiting = Path.cwd(), enumerate(units)
         running = {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, most)}
