@@ -187,17 +187,17 @@ def test_nobody_at_the_address(tmp_path: Path, dataset: Path) -> None:
 
 def test_a_machine_that_is_lost_costs_what_it_was_at(cluster: Cluster, drawn: Drawn, tmp_path: Path) -> None:
     """The last test of this cluster: it has one machine from then on."""
-    out, many = tmp_path / "out", {"places": 60, "samples": 5000}
+    out, many = tmp_path / "out", {"places": 170, "samples": 16_000}
     given = [option for name, path in drawn._asdict().items() for option in (f"--{name}", path)]
-    places = ("--places", "60", "--mirror", "--samples", "5000", "--size", "48")
-    with cluster.start("compose", *given, *places, "--samples-per-shard", "250", "--out", out) as process:
+    places = ("--places", "170", "--mirror", "--samples", "16000", "--size", "48")
+    with cluster.start("compose", *given, *places, "--samples-per-shard", "500", "--out", out) as process:
         until(lambda: len(list(out.glob(".work/*.npz"))) >= 4, process)
         until(lambda: any("ray::_done" in name for name in _processes(cluster.machines[1]).values()), process)
         _lose(cluster.machines[1])
         begun = len(list(out.glob(".work/*.npz")))
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert begun < 19, "it was done before the machine was lost"
-    config = compose_config(drawn, **many, division=division(samples_per_shard=250))
+    assert begun < 31, "it was done before the machine was lost"
+    config = compose_config(drawn, **many, division=division(samples_per_shard=500))
     whole = built(composition(config), tmp_path / "whole")
     assert contents(out) == contents(whole.root)
