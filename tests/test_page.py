@@ -6,6 +6,7 @@ import json
 import re
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from shards.foreign import indexing
 from shards.look.charts import histogram_svg
 from shards.look.page import write_page
 from shards.look.survey import coverage, evenly, pictures, survey
+from shards.manifest import Manifest
 from shards.schema import identity
 from shards.splits import SplitConfig
 
@@ -181,6 +183,15 @@ def test_a_data_set_without_depth_has_a_page(damaged: Path, tmp_path: Path) -> N
     page = written(Dataset.open(damaged), tmp_path / "show.html")
     assert "not there yet" in page.text
     assert len(page.images) == 3 * 5 + 1
+
+
+def test_statistics_of_some_are_said_to_be(damaged: Path, tmp_path: Path) -> None:
+    manifest = Manifest.read(damaged)
+    every = written(Dataset.open(damaged), tmp_path / "every.html").text
+    (damaged / "manifest.json").write_text(replace(manifest, counted=40).to_json())
+    some = written(Dataset.open(damaged), tmp_path / "some.html").text
+    assert "over all pixels of all samples" in every
+    assert "over all pixels of 40 samples, spread evenly" in some
 
 
 def test_near_is_at_the_left_whichever_end_is_bright(damaged: Path, tmp_path: Path) -> None:

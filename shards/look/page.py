@@ -202,7 +202,7 @@ def _statistics(manifest: Manifest) -> str:
             numbers += [f"{value:.3f}" for pair in past for value in pair] or ["", ""]
             rows.append([name + channel, *numbers, spread_svg(now + past)])
     head = ["", "mean", "std", "mean 2020", "std 2020", "0 to 1"]
-    which = "all samples" if manifest.verified == "full" else "the samples that were decoded"
+    which = f"{manifest.counted:,} samples, spread evenly" if manifest.counted else "all samples"
     note = (
         f'Each channel over all pixels of {which}, in [0, 1]: <span class="now">this data set</span> and '
         '<span class="then">that of 2020</span>. The bar is one standard deviation to each side of the mean.'
