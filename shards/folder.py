@@ -8,12 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from shards.atomic import PARTIAL, write_bytes
 from shards.errors import InputError
 
 __all__ = ["AtUrl", "Folder", "OnDisk", "Piece", "folder_at", "is_url"]
+
+T = TypeVar("T")
 
 Piece = tuple[str, int, int]
 """name of a file, offset and size in bytes"""
@@ -164,18 +166,17 @@ class AtUrl:
             return data
 
     def each(self, names: Sequence[str]) -> Iterator[bytes]:
-        for first in range(0, len(names), AT_ONCE):
-            some = names[first : first + AT_ONCE]
-            with self._asked(some[0]) as (files, _):
-                found: dict[str, bytes] = files.cat([self._path(name) for name in some])
-            yield from (found[self._path(name)] for name in some)
+        for some in _together(names):
+            with self._asked() as (files, root):
+                paths = [f"{root}/{name}" for name in some]
+                found: dict[str, bytes] = files.cat(paths)
+            yield from (found[path] for path in paths)
 
     def pieces(self, places: Sequence[Piece]) -> Iterator[bytes]:
-        for first in range(0, len(places), AT_ONCE):
-            some = places[first : first + AT_ONCE]
-            with self._asked(some[0][0]) as (files, _):
-                paths = [self._path(name) for name, _, _ in some]
-                begins, ends = [begin for _, begin, _ in some], [begin + size for _, begin, size in some]
+        for some in _together(places):
+            with self._asked() as (files, root):
+                paths, begins = [f"{root}/{name}" for name, _, _ in some], [begin for _, begin, _ in some]
+                ends = [begin + size for _, begin, size in some]
                 found: list[bytes] = files.cat_ranges(paths, begins, ends, on_error="raise")
             yield from found
 
@@ -205,25 +206,22 @@ class AtUrl:
     def sweep(self, stems: Container[str] | None) -> None:
         """Nothing is ever half written here."""
 
-    def _path(self, name: str) -> str:
-        return f"{_opened(self.url)[1]}/{name}".rstrip("/")
-
     @contextmanager
-    def _asked(self, name: str) -> Iterator[tuple[Any, str]]:
+    def _asked(self, name: str = "") -> Iterator[tuple[Any, str]]:
         """The file system and the path of `name` in it; what fails is told with the URL."""
+        import fsspec  # 60 ms, which those who stay on the disk are spared
+
+        where = f"{self.url}/{name}".rstrip("/")
         try:
-            files, root = _opened(self.url)
+            files, path = fsspec.url_to_fs(where)
             files.invalidate_cache()  # listings, which other machines change
-            yield files, f"{root}/{name}".rstrip("/")
+            yield files, path.rstrip("/")
         except FileNotFoundError as error:
-            raise InputError(f"{self.url}/{name}: not found.") from error
+            raise InputError(f"{where}: not found ({error}).") from error
         except Exception as error:  # of as many kinds as there are protocols
             told = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{self.url}/{name}: {told}. Check the URL, credentials and connection.") from error
+            raise InputError(f"{where}: {told}. Check the URL, credentials and connection.") from error
 
 
-def _opened(url: str) -> tuple[Any, str]:
-    import fsspec  # 60 ms, which those who stay on the disk are spared
-
-    files, root = fsspec.url_to_fs(url)
-    return files, root.rstrip("/")
+def _together(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))

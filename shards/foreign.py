@@ -20,6 +20,7 @@ from shards.sources.files import IMAGES
 from shards.sources.members import Found, list_tar
 from shards.splits import SplitConfig
 from shards.tar import Member
+from shards.work.build import FINGERPRINT
 from shards.work.plan import Plan, Work
 from shards.work.record import LeftOut, Record, Sample, Tally
 
@@ -64,7 +65,7 @@ def indexing(folder: Path, existing: ExistingConfig, split: SplitConfig) -> Work
 
 def _forget_others(folder: Path, fingerprint: str) -> None:
     """Tars that were mended are indexed anew: the beginning of another index goes, a finished one is the user's."""
-    begun, finished = folder / WORK / "fingerprint", folder / "manifest.json"
+    begun, finished = folder / FINGERPRINT, folder / "manifest.json"
     if begun.exists() and begun.read_text().startswith(_MARK) and begun.read_text() != fingerprint:
         shutil.rmtree(folder / WORK)
     made_from = Manifest.read(folder).made_from if finished.exists() else ""

@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pytest
 from downloading import ROOMY, Start
-from servers import Server, http_server
+from servers import Server, http_server, s3_bucket
 
 from pipeline import origin
 from pipeline.remote import Downloads
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a place on an S3 server to write to."""
+    with s3_bucket():
+        yield "s3://shards"
 
 
 @pytest.fixture

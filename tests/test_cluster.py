@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from servers import s3_bucket
 from small_data import Drawn, built, compose_config, contents, convert, division
 from test_interruption import command, until
 from test_parts import fetched
@@ -23,6 +22,7 @@ from test_teacher import depth_anything
 from shards.compose.composition import composition
 from shards.dataset import Dataset
 
+pytest_plugins = ["remote_fixtures"]
 pytest.importorskip("ray")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
@@ -52,13 +52,7 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_bucket():
-        yield "s3://shards"
-
-
-@pytest.fixture(scope="module")
-def cluster(s3: str) -> Iterator[Cluster]:
+def cluster(bucket: str) -> Iterator[Cluster]:
     """Two machines of one core each. They know where S3 is, as the machines of a cluster must by themselves."""
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment = os.environ | own | {"COLUMNS": "200"}
@@ -116,8 +110,8 @@ def _lose(machine: "subprocess.Popen[str]") -> None:
         machine.stdout.close()
 
 
-def test_conversion_to_a_url_and_its_verification(cluster: Cluster, folders: Path, s3: str, tmp_path: Path) -> None:
-    url = f"{s3}/by-cluster"
+def test_conversion_to_a_url_and_its_verification(cluster: Cluster, folders: Path, bucket: str, tmp_path: Path) -> None:
+    url = f"{bucket}/by-cluster"
     code, said = cluster.run("convert", folders, url, *SMALL)
     assert code == 0, said
     assert fetched(url) == contents(convert([folders], tmp_path / "whole", samples_per_shard=5).root)

@@ -1,14 +1,12 @@
 """A data set built in parts, in one folder or in several, on a disk or at a URL, is the one that is built at once."""
 
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
-from servers import s3_bucket
 from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
 from test_interruption import command
 
@@ -25,6 +23,8 @@ from shards.work.build import BuildConfig, build, merge
 from shards.work.plan import DivisionConfig, Known, Plan, Work
 from shards.work.record import LeftOut
 
+pytest_plugins = ["remote_fixtures"]
+
 
 @pytest.fixture(scope="module")
 def work(drawn: Drawn) -> Work:
@@ -36,12 +36,6 @@ def work(drawn: Drawn) -> Work:
 def whole(work: Work, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of what is built at once."""
     return contents(built(work, tmp_path_factory.mktemp("whole") / "out").root)
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_bucket():
-        yield "s3://shards"
 
 
 def part(work: Work, out: Folder, which: str) -> None:
@@ -127,9 +121,9 @@ def fetched(url: str) -> dict[str, bytes]:
 
 
 def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
-    work: Work, whole: dict[str, bytes], s3: str, tmp_path: Path
+    work: Work, whole: dict[str, bytes], bucket: str, tmp_path: Path
 ) -> None:
-    out = folder_at(f"{s3}/composed")
+    out = folder_at(f"{bucket}/composed")
     part(work, out, "1/2")
     assert any(name.startswith(".work") for name in fetched(str(out)))
     build(work, out, ONE_WORKER)
@@ -142,8 +136,8 @@ def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
     assert verify(out, ONE_WORKER) == []
 
 
-def test_parts_at_urls_are_joined_on_a_disk(folders: Path, s3: str, tmp_path: Path) -> None:
-    parts = [folder_at(f"{s3}/converted-{number}") for number in (1, 2)]
+def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path: Path) -> None:
+    parts = [folder_at(f"{bucket}/converted-{number}") for number in (1, 2)]
     work = conversion([folders], ConvertConfig(division=DivisionConfig(samples_per_shard=40)))
     for number, out in enumerate(parts, 1):
         part(work, out, f"{number}/2")
@@ -151,8 +145,8 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, s3: str, tmp_path: Pa
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
 
 
-def test_what_is_wrong_at_a_url_is_found(work: Work, s3: str) -> None:
-    out = folder_at(f"{s3}/damaged")
+def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str) -> None:
+    out = folder_at(f"{bucket}/damaged")
     build(work, out, ONE_WORKER)
     files, root = fsspec.url_to_fs(str(out), skip_instance_cache=True)
     tar = files.cat_file(f"{root}/shard-000002.tar")
@@ -172,15 +166,15 @@ def test_what_is_wrong_at_a_url_is_found(work: Work, s3: str) -> None:
         ("http://127.0.0.1:1/data", "Check the URL"),
     ],
 )
-def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Work, s3: str) -> None:
+def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Work, bucket: str) -> None:
     with pytest.raises(InputError, match=said) as told:
         build(work, folder_at(url), ONE_WORKER)
     assert url in str(told.value)
 
 
-def test_there_is_no_data_set_at_a_url(s3: str) -> None:
+def test_there_is_no_data_set_at_a_url(bucket: str) -> None:
     with pytest.raises(InputError, match="no data set here"):
-        Manifest.read(AtUrl(f"{s3}/empty"))
+        Manifest.read(AtUrl(f"{bucket}/empty"))
 
 
 def test_the_commands_for_an_array_of_jobs(folders: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from random import Random
 
@@ -109,7 +109,7 @@ class ComposeUnit:
     def pastings(self) -> list[Pasting]:
         return [self.grid.pasting(number) for number in self.numbers.tolist()]
 
-    @property
+    @cached_property
     def formats(self) -> dict[str, str]:
         """Each component's extension."""
         config = self.grid.config

@@ -24,7 +24,7 @@ from shards.work.parallel import EngineConfig, run_parallel
 from shards.work.plan import Plan, Unit, Work
 from shards.work.record import Record
 
-__all__ = ["BuildConfig", "build", "claim", "merge"]
+__all__ = ["FINGERPRINT", "BuildConfig", "build", "claim", "merge"]
 
 FINGERPRINT, PLAN = f"{WORK}/fingerprint", f"{WORK}/plan.json"
 
