@@ -13,12 +13,10 @@ from torch import nn
 from model.seed import SeedNet
 from model.unet import DualUNet, UNetConfig
 from pipeline.loader import Loader
-from shards.atomic import replacing
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import DepthRange
-
-__all__ = ["Architecture", "Training", "chosen_device", "load", "load_model", "make_model", "refuse_other_depth"]
+from shards.format.dataset import Dataset
+from shards.format.manifest import DepthRange
+from shards.format.storage import replacing
 
 Architecture = Literal["unet", "seed"]
 

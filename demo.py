@@ -16,9 +16,9 @@ from rich.table import Table
 
 from bench.measure import loader_rate
 from pipeline.loader import LoaderConfig
-from shards.atomic import replacing
-from shards.dataset import Dataset
-from shards.schema import COMPONENTS
+from shards.format.dataset import Dataset
+from shards.format.schema import COMPONENTS
+from shards.format.storage import replacing
 
 DEMO = Path("demo")
 DRAWN, FOLDERS, ZIPS, SHARDS, RUN = (DEMO / name for name in ("drawn", "folders", "zips", "shards", "run"))

@@ -21,11 +21,9 @@ import checkpoint
 from model.metrics import Metrics
 from model.pictures import five_rows
 from pipeline.loader import Loader, LoaderConfig
-from shards.atomic import write_bytes
-from shards.errors import told_plainly
-from shards.images import save
-
-__all__ = ["evaluate"]
+from shards.errors import report_errors
+from shards.format.images import save
+from shards.format.storage import write_bytes
 
 MEANING = {
     "mask_iou": "intersection over union of the mask, all pixels of the split",
@@ -101,5 +99,5 @@ def main(config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main(tyro.cli(EvaluateConfig, description=__doc__))

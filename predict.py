@@ -22,12 +22,10 @@ from torch.nn.functional import interpolate
 
 import checkpoint
 from pipeline.decode import resized
-from shards.errors import InputError, told_plainly
-from shards.images import save
-from shards.manifest import DepthRange
-from shards.sources.files import IMAGES
-
-__all__ = ["predict"]
+from shards.errors import InputError, report_errors
+from shards.format.images import save
+from shards.format.manifest import DepthRange
+from shards.ingest.listing import IMAGES
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -120,5 +118,5 @@ def main(config: PredictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main(tyro.cli(PredictConfig, description=__doc__))

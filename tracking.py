@@ -14,11 +14,9 @@ from torch import Tensor
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
-from shards.atomic import write_bytes
 from shards.errors import InputError
-from shards.images import save
-
-__all__ = ["Report", "Tracker"]
+from shards.format.images import save
+from shards.format.storage import write_bytes
 
 
 class Tracker(Protocol):

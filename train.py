@@ -30,8 +30,8 @@ from model.losses import depth_loss, mask_loss
 from model.unet import Prediction, UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
-from shards.atomic import write_bytes
-from shards.errors import InputError, told_plainly
+from shards.errors import InputError, report_errors
+from shards.format.storage import write_bytes
 from tracking import Report
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -271,5 +271,5 @@ def _open_run(config: TrainConfig, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main()

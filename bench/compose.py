@@ -23,12 +23,11 @@ from rich.table import Table
 
 from bench.race.watch import memory
 from bench.written import RESULTS, children_cpu, machine, markdown, replace_section
-from shards.compose.composition import ComposeUnit, composition
-from shards.compose.grid import ComposeConfig
-from shards.compose.paste import SIZE_2020
 from shards.draw import draw_data
-from shards.errors import InputError, told_plainly
-from shards.images import encoded
+from shards.errors import InputError, report_errors
+from shards.format.images import encoded
+from shards.ingest.compose import ComposeConfig, ComposeUnit, plan_composition
+from shards.ingest.paste import SIZE_2020
 
 WORKERS = os.cpu_count() or 1
 SIZES, ROUNDS, SECONDS = (160, 64), 2, 3.0
@@ -135,7 +134,7 @@ def encoding(drawn: Path, size: int) -> Encoding:
 def _get_ready(drawn: Path, size: int, begin: "multiprocessing.synchronize.Barrier") -> None:
     fg, bg, depth = (drawn / name for name in ("fg", "bg", "depth"))
     config = ComposeConfig(fg=fg, bg=bg, depth=depth, size=size, places=1, samples=READY)
-    (unit,) = composition(config).units
+    (unit,) = plan_composition(config).units
     assert isinstance(unit, ComposeUnit)
     _ready[:] = [image for pasting in unit.pastings for image in unit.pasted(pasting).images.values()]
     begin.wait()
@@ -200,5 +199,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main()

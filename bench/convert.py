@@ -28,10 +28,8 @@ from bench.packing import PARTS
 from bench.race.formats import write_folders
 from bench.race.watch import memory
 from bench.written import RESULTS, children_cpu, machine, markdown, replace_section, version
-from shards.errors import InputError, told_plainly
-from shards.schema import COMPONENTS, sample_key
-
-__all__ = ["BEGIN", "END", "Run", "Way", "copied", "drawn", "run", "section", "ways", "write", "zipped"]
+from shards.errors import InputError, report_errors
+from shards.format.schema import COMPONENTS, sample_key
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- convert -->", "<!-- /convert -->"
@@ -260,5 +258,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main()

@@ -16,10 +16,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from shards.depth import METRES, STORED, DepthFormat, depth_image, load_millimetres
-from shards.images import encoded
-
-__all__ = ["costs"]
+from shards.format.depth import METRES, STORED, DepthFormat, depth_image, load_millimetres
+from shards.format.images import encoded
 
 WAYS: dict[DepthFormat, str] = {"jpg": "8-bit JPEG", "png": "8-bit PNG", "png16": "16-bit PNG"}
 

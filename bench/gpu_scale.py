@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from pipeline.decode import Decode
 
-__all__ = ["DRY", "FULL", "Scale"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:

@@ -24,8 +24,8 @@ from bench.measure import drawn_data, loader_rate
 from pipeline.decode import Decode, candidates, make_decoder
 from pipeline.loader import LoaderConfig
 from pipeline.reader import LocalTars, Reader
-from shards.dataset import Dataset
-from shards.errors import told_plainly
+from shards.errors import report_errors
+from shards.format.dataset import Dataset
 
 BATCH, SECONDS, REPEATS = 64, 3.0, 3
 CPU = torch.device("cpu")
@@ -83,6 +83,6 @@ def main(dataset: Dataset) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly(), tempfile.TemporaryDirectory() as folder:
+    with report_errors(), tempfile.TemporaryDirectory() as folder:
         given = [Path(argument) for argument in sys.argv[1:]]
         main(Dataset.open(given[0]) if given else drawn_data(Path(folder), figures=20, rooms=20, samples=4000))

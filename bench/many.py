@@ -32,12 +32,10 @@ from bench.measure import drawn_data, endless, forget
 from bench.written import RESULTS, machine, markdown, replace_section
 from pipeline.loader import Loader, LoaderConfig
 from pipeline.reader import LocalTars
-from shards.dataset import Dataset
-from shards.errors import InputError, told_plainly
-from shards.manifest import SPLITS, Manifest
-from shards.schema import SHARED_TAR, shard_name
-
-__all__ = ["BEGIN", "END", "generate", "index_bytes", "write"]
+from shards.errors import InputError, report_errors
+from shards.format.dataset import Dataset
+from shards.format.manifest import SPLITS, Manifest
+from shards.format.schema import SHARED_TAR, shard_name
 
 SIZES = ((400_000, 1_000), (10_000_000, 10_000), (100_000_000, 10_000), (1_000_000, 10))
 """samples, and how many of them in a shard; the last has as many shards as 100 million have at 1,000 a shard"""
@@ -118,7 +116,7 @@ def _places(source: Dataset, per_shard: int, rows: Array) -> Array:
 
 
 def _keys(rows: Array) -> Array:
-    """As shards.schema.sample_key names samples, with leading zeros."""
+    """As shards.format.schema.sample_key names samples, with leading zeros."""
     form = b"combined_s00_p00_it0000"
     keys = np.tile(np.frombuffer(form, np.uint8), (len(rows), 1))
     digits = [place for place, letter in enumerate(form) if letter == ord("0")]
@@ -267,5 +265,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main()

@@ -11,16 +11,13 @@ import torch
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
-from shards.compose.composition import composition
-from shards.compose.grid import ComposeConfig
-from shards.dataset import Dataset
+from shards.build.build import BuildConfig, build
+from shards.build.plan import DivisionConfig
 from shards.draw import draw_data
-from shards.folder import OnDisk
-from shards.work.build import BuildConfig, build
-from shards.work.plan import DivisionConfig
+from shards.format.dataset import Dataset
+from shards.format.storage import LocalFolder
+from shards.ingest.compose import ComposeConfig, plan_composition
 from train import Ranks, TrainConfig, computed_in, criterion, optimise, start
-
-__all__ = ["drawn_data", "endless", "forget", "loader_rate", "synchronize", "training_rate"]
 
 
 def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int = 160) -> Dataset:
@@ -30,7 +27,7 @@ def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int 
     places = -(-samples // (figures * rooms))
     own = DivisionConfig(samples_per_shard=min(1000, samples // 4))
     config = ComposeConfig(fg=fg, bg=bg, depth=depth, places=places, samples=samples, size=size, division=own)
-    build(composition(config), OnDisk(root / "data"), BuildConfig())
+    build(plan_composition(config), LocalFolder(root / "data"), BuildConfig())
     return Dataset.open(root / "data")
 
 

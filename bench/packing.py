@@ -15,8 +15,6 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["PARTS", "WAYS"]
-
 PARTS = 2
 """processes"""
 

@@ -6,8 +6,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["failures", "tables"]
-
 
 def failures(results: dict[str, Any]) -> list[str]:
     """What did not go well, a line each: errors, tests that failed, and tests that did not run."""

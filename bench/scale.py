@@ -28,10 +28,8 @@ from rich.table import Table
 
 from pipeline.remote import THREADS
 from pipeline.windows import Windows
-from shards.errors import InputError, told_plainly
-from shards.schema import COMPONENTS
-
-__all__ = ["Cluster", "Epoch", "best", "shards_of", "simulate"]
+from shards.errors import InputError, report_errors
+from shards.format.schema import COMPONENTS
 
 NOTE = """\
 Waiting: share of the time in which training waits for data, the first batch included. Reads: requests to the store, by
@@ -249,5 +247,5 @@ def main(cluster: Cluster) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main(tyro.cli(Cluster, description=__doc__))

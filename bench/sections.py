@@ -23,8 +23,6 @@ from pipeline.cache import Caching
 from pipeline.loader import Loader, LoaderConfig
 from train import TrainConfig
 
-__all__ = ["sections"]
-
 Result = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 STARTED, LIMIT, LIMIT_OF_TESTS = time.perf_counter(), 420, 240

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["RESULTS", "children_cpu", "machine", "markdown", "replace_section", "version"]
-
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from model.unet import Prediction
 
-__all__ = ["DEPTH_LOSSES", "MASK_LOSSES", "Loss", "depth_loss", "mask_loss", "share", "ssim"]
-
 Loss = Callable[[Prediction, Tensor], Tensor]
 """(prediction, uint8 or uint16 target (N, 1, H, W)) to a float32 scalar that is 0 at best."""
 Term = Callable[[Tensor, Tensor], Tensor]

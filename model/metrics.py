@@ -7,8 +7,6 @@ from torchmetrics import Metric
 from model.losses import share, ssim
 from model.unet import Prediction
 
-__all__ = ["Metrics"]
-
 SUMS = (
     "mask_both",
     "mask_predicted",

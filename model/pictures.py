@@ -5,8 +5,6 @@ from torch import Tensor
 
 from model.unet import Prediction
 
-__all__ = ["five_rows"]
-
 
 def five_rows(fg_bg: Tensor, mask: Tensor, depth: Tensor, prediction: Prediction, columns: int = 8) -> Tensor:
     """fg_bg, true mask, true depth, predicted mask, predicted depth, a sample a column: uint8 (5 H, columns W, 3).

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from model.unet import MEAN, STD, Normalize, Prediction
 
-__all__ = ["SeedNet"]
-
 
 def conv(inputs: int, outputs: int, *, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MEAN", "STD", "DualUNet", "Normalize", "Prediction", "UNetConfig"]
-
 MEAN = (0.455, 0.378, 0.323)
 """RGB mean of the 2020 data set, 0..1"""
 STD = (0.239, 0.230, 0.225)

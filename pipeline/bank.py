@@ -11,8 +11,6 @@ from pipeline.cache import gathered
 from pipeline.reader import Encoded
 from shards.errors import InputError
 
-__all__ = ["Bank"]
-
 
 class Bank:
     """The distinct images of one shared component: uint8 (K, C, H, W) on the device. `bad` are those not decodable."""

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Batch"]
-
 
 class Batch(NamedTuple):
     """N samples of H x W pixels on one device, channels_last, as they were stored: integers until the model.

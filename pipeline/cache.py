@@ -15,8 +15,6 @@ from pipeline.memory import NoRoom, on_gpu, private, shared
 from pipeline.stats import Stopwatch
 from shards.errors import InputError
 
-__all__ = ["Cache", "Caching", "gathered"]
-
 log = logging.getLogger(__name__)
 
 Caching = Literal["none", "host", "device"]

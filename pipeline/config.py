@@ -7,8 +7,6 @@ from pipeline.cache import Caching
 from pipeline.decode import Decode
 from shards.errors import InputError
 
-__all__ = ["LoaderConfig"]
-
 _LEAST = {
     "size": 0,
     "batch_size": 1,

@@ -11,8 +11,6 @@ from pipeline.portable import PortableDecoder
 from pipeline.reader import Encoded
 from shards.errors import InputError
 
-__all__ = ["Decode", "Decoder", "candidates", "make_decoder", "resized"]
-
 Decode = Literal["auto", "gpu", "cpu", "portable"]
 
 

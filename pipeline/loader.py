@@ -18,19 +18,17 @@ from numpy.typing import NDArray
 
 from pipeline.batch import Batch
 from pipeline.cache import Caching
-from pipeline.config import LoaderConfig
+from pipeline.config import LoaderConfig as LoaderConfig
 from pipeline.decode import Decode, candidates
 from pipeline.make import BatchMaker
 from pipeline.plan import Plan
 from pipeline.reader import LocalTars, Reader
 from pipeline.remote import Downloads
-from pipeline.stats import Stats
+from pipeline.stats import Stats as Stats
 from pipeline.windows import Windows
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.folder import is_url
-
-__all__ = ["Loader", "LoaderConfig", "Stats"]
+from shards.format.dataset import Dataset
+from shards.format.storage import is_url
 
 log = logging.getLogger(__name__)
 

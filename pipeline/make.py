@@ -21,10 +21,8 @@ from pipeline.decode import Decode, Decoder, make_decoder, resized
 from pipeline.plan import Plan
 from pipeline.reader import Encoded, Reader
 from pipeline.stats import Stopwatch
-from shards.dataset import Dataset
 from shards.errors import InputError
-
-__all__ = ["BatchMaker"]
+from shards.format.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +114,7 @@ class BatchMaker:
         for i, position in enumerate(positions.tolist()):
             attempts = itertools.count()
             while int(members[i]) in self.bad:
-                members[i] = self._plan.stand_in(epoch, position, next(attempts))
+                members[i] = self._plan.substitute(epoch, position, next(attempts))
 
     def _find_bad(self, decoder: Decoder, members: Members, error: ValueError) -> None:
         """Decodes the samples of a batch one by one, and remembers those that fail."""

@@ -12,9 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["NoRoom", "on_gpu", "private", "shared"]
-
-
 NAME = "sluice-cache"
 
 

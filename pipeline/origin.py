@@ -15,8 +15,6 @@ from fsspec.asyn import sync
 
 from shards.errors import InputError
 
-__all__ = ["Origin", "StoppedError"]
-
 log = logging.getLogger(__name__)
 
 TRIES = 6

@@ -5,8 +5,6 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Positions", "permuted"]
-
 Positions = NDArray[np.int64]
 
 _ROUNDS = 6

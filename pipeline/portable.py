@@ -11,8 +11,6 @@ from torch import Tensor
 
 from pipeline.reader import Encoded
 
-__all__ = ["PortableDecoder"]
-
 
 class PortableDecoder:
     """Decodes with Pillow, on the host. Pillow lets go of the interpreter while it decodes, so threads help."""

@@ -9,10 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.dataset import Dataset, Locations
 from shards.errors import InputError
-
-__all__ = ["Encoded", "LocalTars", "Reader", "Tars"]
+from shards.format.dataset import Dataset, Locations
 
 Encoded = list[NDArray[np.uint8]]
 """the bytes of one component's images, an array each"""

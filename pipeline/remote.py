@@ -11,12 +11,10 @@ from pathlib import Path
 
 from pipeline.origin import Origin, StoppedError
 from pipeline.store import Store, locked
-from shards.atomic import PARTIAL, replacing, write_bytes
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import Manifest
-
-__all__ = ["Downloads"]
+from shards.format.dataset import Dataset
+from shards.format.manifest import Manifest
+from shards.format.storage import PARTIAL, replacing, write_bytes
 
 THREADS = 4
 """tars that a process downloads ahead at once; those it waits for come on top"""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Literal, get_args
 
-__all__ = ["Stage", "Stats", "Stopwatch"]
-
 Stage = Literal["read", "decode", "resize", "gather", "transfer"]
 """from the tars (or for a remote shard to arrive); to pixels; to the batch's size; from bank and cache; to the device,
 on CUDA with all that was begun there"""

@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from shards.atomic import PARTIAL
-
-__all__ = ["Store", "locked"]
+from shards.format.storage import PARTIAL
 
 _CLAIM = ".claim-"
 

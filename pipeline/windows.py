@@ -5,8 +5,6 @@ from numpy.typing import NDArray
 
 from pipeline.permutation import Positions, permuted
 
-__all__ = ["Windows"]
-
 
 class Windows:
     """Shards in random order; within each window of so many successive ones, all their samples in random order.

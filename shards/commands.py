@@ -7,24 +7,23 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from shards.compose.composition import compose_folders, composition
-from shards.compose.grid import ComposeConfig
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import reading
-from shards.depth import ExistingConfig
+from shards.build.build import BuildConfig, build, merge
+from shards.build.plan import Work
+from shards.build.run import RunConfig
 from shards.draw import draw_data
-from shards.errors import InputError, told_plainly
-from shards.export import export
-from shards.folder import OnDisk, folder_at, is_url
-from shards.foreign import indexing
-from shards.label import LabelConfig, labelling
-from shards.look.page import write_page
-from shards.look.show import contact_sheet, describe
-from shards.splits import SplitConfig
-from shards.verify import verify
-from shards.work.build import BuildConfig, build, merge
-from shards.work.parallel import EngineConfig
-from shards.work.plan import Work
+from shards.errors import InputError, report_errors
+from shards.format.dataset import reading
+from shards.format.depth import ExistingConfig
+from shards.format.splits import SplitConfig
+from shards.format.storage import LocalFolder, folder_at, is_url
+from shards.ingest.compose import ComposeConfig, compose_folders, plan_composition
+from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.depth import DepthConfig, plan_depth
+from shards.ingest.index import plan_index
+from shards.inspect.export import export
+from shards.inspect.page import write_page
+from shards.inspect.show import contact_sheet, describe
+from shards.inspect.verify import verify
 
 console = Console(highlight=False, soft_wrap=True)
 app = tyro.extras.SubcommandApp()
@@ -69,7 +68,7 @@ def compose_command(
     """
     if layout == "folders" and (is_url(out) or how.part):
         raise InputError("layout folders: it is written to a disk, and not in parts. Leave --layout out.")
-    work = composition(config)
+    work = plan_composition(config)
     if layout == "shards":
         _build(work, out, how)
         return
@@ -83,7 +82,7 @@ def compose_command(
 def depth_command(
     dataset: tyro.conf.Positional[str],
     out: tyro.conf.Positional[str],
-    config: Annotated[LabelConfig, tyro.conf.OmitArgPrefixes],
+    config: Annotated[DepthConfig, tyro.conf.OmitArgPrefixes],
     how: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
 ) -> None:
     """Predict the depth of a data set's samples with a teacher, into another data set that is the same but for it.
@@ -93,7 +92,7 @@ def depth_command(
         out: folder to write, or its URL
     """
     with reading(folder_at(dataset)) as opened:
-        _build(labelling(opened, config), out, how)
+        _build(plan_depth(opened, config), out, how)
 
 
 @app.command(name="convert")
@@ -110,7 +109,7 @@ def convert_command(
     if len(paths) < 2:
         raise InputError("convert needs at least one SOURCE and, last, the folder OUT.")
     *sources, out = paths
-    _build(conversion([Path(source) for source in sources], config), out, how)
+    _build(plan_conversion([Path(source) for source in sources], config), out, how)
 
 
 @app.command(name="index")
@@ -118,7 +117,7 @@ def index_command(
     folder: tyro.conf.Positional[Path],
     existing: Annotated[ExistingConfig, tyro.conf.OmitArgPrefixes],
     split: Annotated[SplitConfig, tyro.conf.OmitArgPrefixes],
-    engine: Annotated[EngineConfig, tyro.conf.OmitArgPrefixes],
+    engine: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
 ) -> None:
     """Make the manifest and indexes for tars that were made elsewhere; the tars stay as they are.
 
@@ -127,7 +126,7 @@ def index_command(
     Args:
         folder: folder that holds the tars
     """
-    _build(indexing(folder, existing, split), str(folder), BuildConfig(**vars(engine)))
+    _build(plan_index(folder, existing, split), str(folder), BuildConfig(**vars(engine)))
 
 
 @app.command(name="merge")
@@ -145,9 +144,7 @@ def merge_command(paths: tyro.conf.Positional[tuple[str, ...]]) -> None:
 
 
 @app.command(name="verify")
-def verify_command(
-    dataset: tyro.conf.Positional[str], engine: Annotated[EngineConfig, tyro.conf.OmitArgPrefixes]
-) -> None:
+def verify_command(dataset: tyro.conf.Positional[str], engine: Annotated[RunConfig, tyro.conf.OmitArgPrefixes]) -> None:
     """Check every byte against the manifest and decode every image; exit code 1 and a list if anything is wrong.
 
     Args:
@@ -168,7 +165,7 @@ def show_command(
     page: Path | None = None,
     sheet: Path | None = None,
     samples: int = 12,
-    workers: int = EngineConfig.workers,
+    workers: int = RunConfig.workers,
 ) -> None:
     """Say what a data set holds; write it as a page for the browser, and draw a contact sheet.
 
@@ -182,7 +179,7 @@ def show_command(
     if samples < 1 or workers < 1:
         raise InputError("samples and workers must be at least 1.")
     folder = folder_at(dataset)
-    beside = folder.path if isinstance(folder, OnDisk) else Path()
+    beside = folder.path if isinstance(folder, LocalFolder) else Path()
     sheet, page = sheet or beside / "sheet.png", page or beside / "show.html"
     describe(folder, console)
     with reading(folder) as opened:
@@ -193,7 +190,7 @@ def show_command(
 
 @app.command(name="export")
 def export_command(
-    dataset: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], workers: int = EngineConfig.workers
+    dataset: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path], workers: int = RunConfig.workers
 ) -> None:
     """Write a data set's images as files again, in the folders of the 2020 system; `convert` gives it back.
 
@@ -210,5 +207,5 @@ def export_command(
 
 
 def main() -> None:
-    with told_plainly():
+    with report_errors():
         app.cli(prog="python -m shards")

@@ -4,8 +4,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["InputError", "told_plainly"]
-
 
 class InputError(Exception):
     """Something given to Sluice is not as it must be. The message says what, where, and what to do.
@@ -15,7 +13,7 @@ class InputError(Exception):
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Turns the errors a user can mend into one line on stderr and exit code 2; Ctrl-C into exit code 130."""
     try:
         yield

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import settings
 from small_data import ONE_WORKER, SIZE, Drawn, compose_config, convert
 
-from shards.compose.composition import compose_folders, composition
 from shards.draw import draw_data
+from shards.ingest.compose import compose_folders, plan_composition
 
 settings.register_profile("sluice", deadline=None, max_examples=50)
 settings.load_profile("sluice")
@@ -26,7 +26,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
 def folders(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 samples in OverlayedImages/, OverlayedMasks/, DepthImage/ (a folder for each of 4 rounds) and Background/."""
     out = tmp_path_factory.mktemp("layout") / "folders"
-    compose_folders(composition(compose_config(drawn)), out, ONE_WORKER)
+    compose_folders(plan_composition(compose_config(drawn)), out, ONE_WORKER)
     return out
 
 

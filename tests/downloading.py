@@ -20,14 +20,14 @@ import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pipeline.remote import Downloads
-from shards.errors import told_plainly
+from shards.errors import report_errors
 url, folder, limit, *numbers = sys.argv[1:]
 
 def open_all(_):
     for number in numbers:
         os.close(downloads.open(int(number)))
 
-with told_plainly(), ThreadPoolExecutor(3) as pool:
+with report_errors(), ThreadPoolExecutor(3) as pool:
     downloads = Downloads(url, Path(folder), int(limit))
     list(pool.map(open_all, range(3)))
     downloads.close()

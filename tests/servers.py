@@ -15,8 +15,6 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from s3fs import S3FileSystem
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-__all__ = ["Server", "http_server", "s3_bucket"]
-
 
 class Server:
     """A server's address, what it was asked for, and what goes wrong next with which file.

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.compose.grid import ComposeConfig
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import Dataset
-from shards.folder import OnDisk
-from shards.work.build import BuildConfig, build
-from shards.work.plan import DivisionConfig, Work
+from shards.build.build import BuildConfig, build
+from shards.build.plan import DivisionConfig, Work
+from shards.format.dataset import Dataset
+from shards.format.storage import LocalFolder
+from shards.ingest.compose import ComposeConfig
+from shards.ingest.convert import ConvertConfig, plan_conversion
 
 SIZE = 48
 SAMPLES = 150
@@ -44,7 +44,7 @@ def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
 
 
 def built(work: Work, out: Path, how: BuildConfig = ONE_WORKER) -> Dataset:
-    build(work, OnDisk(out), how)
+    build(work, LocalFolder(out), how)
     return Dataset.open(out)
 
 
@@ -52,7 +52,7 @@ def convert(
     sources: Sequence[Path], out: Path, component: tuple[str, ...] = (), workers: int = 1, **options: Any
 ) -> Dataset:
     config = ConvertConfig(component=component, division=division(**options))
-    return built(conversion(sources, config), out, BuildConfig(workers=workers))
+    return built(plan_conversion(sources, config), out, BuildConfig(workers=workers))
 
 
 def images(dataset: Dataset) -> dict[str, dict[str, bytes]]:

@@ -12,8 +12,8 @@ from test_loader import loader, overwrite, same
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader
-from shards.dataset import Dataset
 from shards.errors import InputError
+from shards.format.dataset import Dataset
 
 PARTIAL: dict[str, Any] = {"cache": "host", "cache_mib": 1, "size": 0}
 """1 MiB holds 91 of the 120 samples of 48 px"""

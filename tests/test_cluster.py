@@ -19,8 +19,8 @@ from test_interruption import command, until
 from test_parts import fetched
 from test_teacher import depth_anything
 
-from shards.compose.composition import composition
-from shards.dataset import Dataset
+from shards.format.dataset import Dataset
+from shards.ingest.compose import plan_composition
 
 pytest_plugins = ["remote_fixtures"]
 pytest.importorskip("ray")
@@ -193,5 +193,5 @@ def test_a_machine_that_is_lost_costs_what_it_was_at(cluster: Cluster, drawn: Dr
     assert process.returncode == 0, said
     assert begun < 31, "it was done before the machine was lost"
     config = compose_config(drawn, **many, division=division(samples_per_shard=500))
-    whole = built(composition(config), tmp_path / "whole")
+    whole = built(plan_composition(config), tmp_path / "whole")
     assert contents(out) == contents(whole.root)

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, images
 
-from shards.compose.composition import ComposeUnit, composition
-from shards.compose.cutouts import load_figure
-from shards.compose.paste import Background, Figure, PasteConfig, Pasted, paste
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.images import BadImage
-from shards.schema import identity
+from shards.format.dataset import Dataset
+from shards.format.images import BadImage
+from shards.format.schema import identity
+from shards.ingest.compose import ComposeUnit, load_figure, plan_composition
+from shards.ingest.paste import Background, Figure, PasteConfig, Pasted, paste
 
 NEAR, FAR = np.float32(1.0), np.float32(8.0)
 
@@ -100,7 +99,7 @@ def test_mirrored_rounds_show_the_mirrored_figure(drawn: Drawn, tmp_path: Path) 
     both = Image.new("RGBA", (30, 30), (255, 0, 0, 255))
     both.paste((0, 0, 255, 255), (15, 0, 30, 30))
     both.save(cutouts / "red left of blue.png")
-    (unit,) = composition(compose_config(drawn._replace(fg=cutouts), samples=12)).units
+    (unit,) = plan_composition(compose_config(drawn._replace(fg=cutouts), samples=12)).units
     assert isinstance(unit, ComposeUnit)
     for pasting in unit.pastings:
         data = unit.sample(pasting).images
@@ -112,7 +111,8 @@ def test_mirrored_rounds_show_the_mirrored_figure(drawn: Drawn, tmp_path: Path) 
 
 def test_measured_depth_of_16_bits_is_that_of_8_in_finer_steps(drawn: Drawn) -> None:
     coarse, fine = (
-        composition(compose_config(drawn, samples=40, lossless=True, format=form)).units for form in ("png", "png16")
+        plan_composition(compose_config(drawn, samples=40, lossless=True, format=form)).units
+        for form in ("png", "png16")
     )
     for few, many in zip(coarse, fine, strict=True):
         assert isinstance(few, ComposeUnit)
@@ -125,10 +125,12 @@ def test_measured_depth_of_16_bits_is_that_of_8_in_finer_steps(drawn: Drawn) -> 
 def test_where_there_are_many_some_are_counted_whatever_the_shards(
     drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = built(composition(compose_config(drawn)), tmp_path / "every").manifest
-    monkeypatch.setattr("shards.compose.composition.COUNTED", 40)
+    every = built(plan_composition(compose_config(drawn)), tmp_path / "every").manifest
+    monkeypatch.setattr("shards.ingest.compose.COUNTED", 40)
     some = [
-        built(composition(compose_config(drawn, division=division(samples_per_shard=n))), tmp_path / str(n)).manifest
+        built(
+            plan_composition(compose_config(drawn, division=division(samples_per_shard=n))), tmp_path / str(n)
+        ).manifest
         for n in (7, 25)
     ]
     assert every.counted is None
@@ -140,11 +142,11 @@ def test_where_there_are_many_some_are_counted_whatever_the_shards(
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn, tmp_path: Path) -> None:
     tars = [
-        written(composition(compose_config(drawn, seed=seed)).units[0], tmp_path / str(i))
+        written(plan_composition(compose_config(drawn, seed=seed)).units[0], tmp_path / str(i))
         for i, seed in enumerate((0, 0, 1))
     ]
     assert tars[0] == tars[1] != tars[2]
-    first, again, other = (composition(compose_config(drawn, seed=seed)).plan.fingerprint for seed in (0, 0, 1))
+    first, again, other = (plan_composition(compose_config(drawn, seed=seed)).plan.fingerprint for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -165,23 +167,23 @@ def test_the_bytes_are_those_of_earlier_versions(
     drawn: Drawn, tmp_path: Path, options: dict[str, object], sha256: str
 ) -> None:
     """Of all shards one after the other. Another Pillow may scale or encode otherwise; then these change with it."""
-    units = composition(compose_config(drawn, **options)).units
+    units = plan_composition(compose_config(drawn, **options)).units
     assert hashlib.sha256(b"".join(written(unit, tmp_path) for unit in units)).hexdigest() == sha256
 
 
 def test_the_bytes_do_not_depend_on_how_many_samples_are_made_together(
     drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (unit,) = composition(compose_config(drawn, samples=25)).units
+    (unit,) = plan_composition(compose_config(drawn, samples=25)).units
     whole = written(unit, tmp_path)
-    monkeypatch.setattr("shards.compose.composition.TOGETHER", 7)
+    monkeypatch.setattr("shards.ingest.compose.TOGETHER", 7)
     assert written(unit, tmp_path) == whole
 
 
 def test_shards_at_once_hold_what_folders_converted_hold(drawn: Drawn, dataset: Path) -> None:
     made = {
         sample.key: sample.images
-        for unit in composition(compose_config(drawn)).units
+        for unit in plan_composition(compose_config(drawn)).units
         if isinstance(unit, ComposeUnit)
         for sample in map(unit.sample, unit.pastings)
     }
@@ -190,7 +192,7 @@ def test_shards_at_once_hold_what_folders_converted_hold(drawn: Drawn, dataset: 
 
 
 def test_a_sample_does_not_depend_on_the_others(drawn: Drawn, tmp_path: Path) -> None:
-    few, all_ = (composition(compose_config(drawn, samples=samples)).units[0] for samples in (10, None))
+    few, all_ = (plan_composition(compose_config(drawn, samples=samples)).units[0] for samples in (10, None))
     assert isinstance(few, ComposeUnit)
     assert isinstance(all_, ComposeUnit)
     assert all_.pastings[:10] == few.pastings
@@ -198,7 +200,7 @@ def test_a_sample_does_not_depend_on_the_others(drawn: Drawn, tmp_path: Path) ->
 
 
 def test_names_tell_background_figure_and_round(drawn: Drawn) -> None:
-    units = composition(compose_config(drawn, samples=None)).units
+    units = plan_composition(compose_config(drawn, samples=None)).units
     found = [identity(p.key) for unit in units if isinstance(unit, ComposeUnit) for p in unit.pastings]
     told = {(one.bg, one.fg, one.round) for one in found if one}
     assert told == {(str(b), str(f), str(r)) for b in range(1, 9) for f in range(1, 7) for r in range(4)}
@@ -222,7 +224,7 @@ def test_cutouts_that_cannot_be_used_are_reported(drawn: Drawn, tmp_path: Path) 
     Image.new("RGB", (9, 9)).save(tmp_path / "2 no alpha.png")
     Image.new("RGBA", (9, 9)).save(tmp_path / "3 nothing to see.png")
     (tmp_path / "4 text.png").write_text("no image")
-    work = composition(compose_config(drawn._replace(fg=tmp_path)))
+    work = plan_composition(compose_config(drawn._replace(fg=tmp_path)))
     assert [(one.kind, Path(one.source).name[0]) for one in work.plan.left_out] == [
         ("no-alpha", "2"),
         ("empty-alpha", "3"),
@@ -231,7 +233,7 @@ def test_cutouts_that_cannot_be_used_are_reported(drawn: Drawn, tmp_path: Path) 
     assert work.plan.sources["fg"] == ["1 good.png"]
     (tmp_path / "1 good.png").unlink()
     with pytest.raises(InputError, match=r"no usable image for fg\. 2 no alpha\.png: mode RGB"):
-        composition(compose_config(drawn._replace(fg=tmp_path)))
+        plan_composition(compose_config(drawn._replace(fg=tmp_path)))
 
 
 def png(path: Path, colours: int, values: NDArray[np.generic], transparent: bytes = b"") -> Path:
@@ -291,7 +293,7 @@ def test_what_kind_of_cutout_cannot_be_used_is_said(tmp_path: Path) -> None:
 def test_a_cutout_larger_than_the_background_is_scaled_like_any_other(drawn: Drawn, tmp_path: Path) -> None:
     large = figure((200, 10, 90), seed=0, height=20 * SIZE, width=10 * SIZE)
     large.save(tmp_path / "large.png")
-    (unit,) = composition(compose_config(drawn._replace(fg=tmp_path), samples=5)).units
+    (unit,) = plan_composition(compose_config(drawn._replace(fg=tmp_path), samples=5)).units
     assert isinstance(unit, ComposeUnit)
     for pasting in unit.pastings:
         left, top, right, bottom = unit.pasted(pasting).mask.getbbox() or (0, 0, 0, 0)
@@ -303,7 +305,7 @@ def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: P
     (depth / "room0002.png").unlink()
     Image.new("L", (SIZE, SIZE)).save(depth / "room0003.png")
     Image.new("I;16", (9, 9)).save(depth / "room0004.png")
-    work = composition(compose_config(drawn._replace(depth=depth)))
+    work = plan_composition(compose_config(drawn._replace(depth=depth)))
     assert [(one.kind, Path(one.source).name) for one in work.plan.left_out] == [
         ("bad-depth", "room0002.jpg"),
         ("bad-depth", "room0003.jpg"),
@@ -320,4 +322,4 @@ def test_impossible_options_are_refused(drawn: Drawn, option: dict[str, object])
 
 def test_a_folder_that_is_not_there_is_named(drawn: Drawn, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder"):
-        composition(compose_config(drawn._replace(fg=tmp_path / "nowhere")))
+        plan_composition(compose_config(drawn._replace(fg=tmp_path / "nowhere")))

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_data import ONE_WORKER, SAMPLES, TREES, contents, convert, flip, images
 
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.folder import OnDisk
-from shards.tar import ShardWriter
-from shards.tar import _header as tar_header
-from shards.verify import verify
+from shards.format.dataset import Dataset
+from shards.format.storage import LocalFolder
+from shards.format.tar import ShardWriter
+from shards.format.tar import _header as tar_header
+from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.inspect.verify import verify
 
 
 def last_parts(path: Path, count: int) -> str:
@@ -186,7 +186,7 @@ def test_broken_images_are_told_by_kind_and_name(messy: Path, tmp_path: Path) ->
     assert all(Path(row["source"]).stem == row["key"] for row in left_out(tmp_path / "out"))
     assert dataset.manifest.left_out == dict.fromkeys(sorted(BREAK), 1)
     assert sorted(images(dataset)) == sorted(set(keys) - {key for key, _ in broken.values()})
-    assert not verify(OnDisk(tmp_path / "out"), ONE_WORKER)
+    assert not verify(LocalFolder(tmp_path / "out"), ONE_WORKER)
 
 
 def test_files_that_cannot_be_read_are_left_out_too(folders: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_shard_without_a_single_good_image_is_no_obstacle(messy: Path, tmp_pat
         image_of(messy, "mask", key).write_bytes(b"")
     dataset = convert([messy], tmp_path / "out", samples_per_shard=10)
     assert sorted(images(dataset)) == samples_of(messy)[:5]
-    assert not verify(OnDisk(tmp_path / "out"), ONE_WORKER)
+    assert not verify(LocalFolder(tmp_path / "out"), ONE_WORKER)
 
 
 def test_nothing_left_is_an_error_that_points_to_the_list(messy: Path, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_nothing_left_is_an_error_that_points_to_the_list(messy: Path, tmp_path:
 
 def test_sources_without_a_complete_sample_are_refused(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no complete sample among 458 files: 150 fg_bg, 0 mask"):
-        conversion([folders], ConvertConfig(component=("mask=nowhere/*.jpg",)))
+        plan_conversion([folders], ConvertConfig(component=("mask=nowhere/*.jpg",)))
 
 
 @pytest.mark.parametrize("option", [{"component": ("shape=*",)}, {"background": "("}, {"background": "abc"}])

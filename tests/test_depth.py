@@ -22,19 +22,19 @@ from model.losses import depth_loss
 from model.metrics import Metrics
 from model.pictures import five_rows
 from model.unet import Prediction
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import Dataset
-from shards.depth import STORED, DepthFormat, ExistingConfig, depth_image
+from shards.build.build import assemble
+from shards.build.plan import Plan
+from shards.build.shard import Record, Sample, write_shard
 from shards.errors import InputError
-from shards.folder import OnDisk
-from shards.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
-from shards.manifest import DepthRange, Manifest
-from shards.schema import BY_NAME, COMPONENTS
-from shards.splits import SplitConfig
-from shards.verify import verify
-from shards.work.assemble import assemble
-from shards.work.plan import Plan
-from shards.work.record import Record, Sample, write_shard
+from shards.format.dataset import Dataset
+from shards.format.depth import STORED, DepthFormat, ExistingConfig, depth_image
+from shards.format.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
+from shards.format.manifest import DepthRange, Manifest
+from shards.format.schema import BY_NAME, COMPONENTS
+from shards.format.splits import SplitConfig
+from shards.format.storage import LocalFolder
+from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.inspect.verify import verify
 
 METRES, INVERSE = DepthRange.metres(0, 10), DepthRange.relative(near_is_bright=True)
 CACHES: list[dict[str, Any]] = [{"cache": "none"}, {"cache": "host"}, {"cache": "host", "cache_mib": 1, "size": 0}]
@@ -77,7 +77,7 @@ def rewritten(source: Path, out: Path, depths: list[bytes] | None, depth_range: 
         sources={},
         depth_bits=bits,
     )
-    assemble([unit.run(out)], plan, out, OnDisk(out))
+    assemble([unit.run(out)], plan, out, LocalFolder(out))
     return out
 
 
@@ -119,7 +119,7 @@ def test_existing_depth_means_what_is_said_of_it(folders: Path, tmp_path: Path) 
         "metres": ExistingConfig(depth_metres=(8.0, 0.5)),
     }.items():
         config = ConvertConfig(**vars(existing), division=division())
-        opened = built(conversion([folders], config), tmp_path / name)
+        opened = built(plan_conversion([folders], config), tmp_path / name)
         assert opened.manifest.depth == existing.depth_range
     assert ExistingConfig(near_is_bright=True).depth_range == DepthRange.relative(near_is_bright=True)
     assert ExistingConfig().depth_range == DepthRange.relative(near_is_bright=False)
@@ -245,7 +245,7 @@ def test_bits_that_are_not_those_of_the_manifest_are_found(deep: Path, dataset: 
     broken = Dataset.open(deep).split("train")[0]
     depths[broken] = encoded(eight_bit(Image.open(io.BytesIO(depths[broken]))), "png")
     mixed = rewritten(dataset, tmp_path / "mixed", depths, METRES, 16)
-    assert [(p.where.split()[-1], p.what.split(":")[0]) for p in verify(OnDisk(mixed), ONE_WORKER)] == [
+    assert [(p.where.split()[-1], p.what.split(":")[0]) for p in verify(LocalFolder(mixed), ONE_WORKER)] == [
         ("depth", "wrong-mode")
     ]
     with loader(mixed) as opened:
@@ -255,7 +255,7 @@ def test_bits_that_are_not_those_of_the_manifest_are_found(deep: Path, dataset: 
 
 def test_a_data_set_without_depth_is_whole_but_cannot_be_trained_on(dataset: Path, tmp_path: Path) -> None:
     bare = rewritten(dataset, tmp_path / "bare", None, DepthRange(), 8)
-    assert verify(OnDisk(bare), ONE_WORKER) == []
+    assert verify(LocalFolder(bare), ONE_WORKER) == []
     assert list(Manifest.read(bare).components) == ["fg_bg", "mask", "bg"]
     with pytest.raises(InputError, match=r"has no depth yet\. Add it with `python -m shards depth"):
         loader(bare)
@@ -267,7 +267,7 @@ def test_a_deep_data_set_says_so_and_verifies(deep: Path) -> None:
         "depth": 16
     }
     assert manifest.statistics["depth"].mean == pytest.approx([0.5], abs=1e-3)
-    assert verify(OnDisk(deep), ONE_WORKER) == []
+    assert verify(LocalFolder(deep), ONE_WORKER) == []
 
 
 def test_manifests_from_before_there_were_bits_have_8(damaged: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from small_data import TREES, built, contents, convert, flip, images
 
-from shards.dataset import Dataset
-from shards.depth import ExistingConfig
 from shards.errors import InputError
-from shards.export import export
-from shards.foreign import indexing
-from shards.schema import WORK
-from shards.splits import SplitConfig
+from shards.format.dataset import Dataset
+from shards.format.depth import ExistingConfig
+from shards.format.schema import WORK
+from shards.format.splits import SplitConfig
+from shards.ingest.index import plan_index
+from shards.inspect.export import export
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -37,7 +37,7 @@ def tar_of(out: Path, samples: dict[str, dict[str, bytes]]) -> Path:
                 member = tarfile.TarInfo(f"{key}.{name}.jpg")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    built(indexing(out, ExistingConfig(), SplitConfig()), out)
+    built(plan_index(out, ExistingConfig(), SplitConfig()), out)
     return out
 
 

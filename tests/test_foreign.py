@@ -18,15 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_data import ONE_WORKER, SIZE, built, contents, images
 
-from shards.dataset import Dataset
-from shards.depth import ExistingConfig
+from shards.build.shard import LeftOut
 from shards.errors import InputError
-from shards.folder import OnDisk
-from shards.foreign import indexing
-from shards.sources.members import list_tar
-from shards.splits import SplitConfig
-from shards.verify import verify
-from shards.work.record import LeftOut
+from shards.format.dataset import Dataset
+from shards.format.depth import ExistingConfig
+from shards.format.splits import SplitConfig
+from shards.format.storage import LocalFolder
+from shards.ingest.index import list_tar, plan_index
+from shards.inspect.verify import verify
 
 NAMES = ("fg_bg", "mask", "depth", "bg")
 
@@ -80,7 +79,7 @@ def by_gnu_tar(path: Path, folder: Path, *arguments: str) -> None:
 
 
 def indexed(folder: Path) -> Dataset:
-    return built(indexing(folder, ExistingConfig(), SplitConfig(val_share=0, test_share=0)), folder)
+    return built(plan_index(folder, ExistingConfig(), SplitConfig(val_share=0, test_share=0)), folder)
 
 
 def left_out(folder: Path) -> list[tuple[str, str, str]]:
@@ -94,7 +93,7 @@ def test_tars_made_elsewhere_hold_the_same_samples(dataset: Path, found: dict[st
     packed(tars / "a.tar", files[: 4 * 70], tarfile.PAX_FORMAT)
     packed(tars / "b.tar", files[4 * 70 :], tarfile.GNU_FORMAT)
     before = contents(tars)
-    made = built(indexing(tars, ExistingConfig(depth_metres=(0.0, 10.0)), SplitConfig()), tars)
+    made = built(plan_index(tars, ExistingConfig(depth_metres=(0.0, 10.0)), SplitConfig()), tars)
     assert images(made) == found
     assert {name: contents(tars)[name] for name in before} == before
     assert made.manifest.statistics == Dataset.open(dataset).manifest.statistics
@@ -124,7 +123,7 @@ def test_a_folder_packed_by_gnu_tar_with_all_that_lies_in_it(
     (tmp_path / "in" / "empty").mkdir()
     by_gnu_tar(tars / "a.tar", tmp_path / "in", f"--format={form}", ".")
     assert images(indexed(tars)) == few
-    assert verify(OnDisk(tars), ONE_WORKER) == []
+    assert verify(LocalFolder(tars), ONE_WORKER) == []
     assert left_out(tars) == sorted(("litter", "", f"a.tar/./{name}") for name in litter)
 
 
@@ -173,7 +172,7 @@ def test_extensions_are_spelled_in_any_way(few: dict[str, Files], tars: Path) ->
     )
     made = indexed(tars)
     assert images(made) == few
-    assert verify(OnDisk(tars), ONE_WORKER) == []
+    assert verify(LocalFolder(tars), ONE_WORKER) == []
     assert {component.extension for component in made.manifest.components.values()} == {"jpg"}
 
 

@@ -12,17 +12,17 @@ from PIL import Image
 from small_data import SAMPLES, built, contents, division
 from test_convert import BREAK, image_of, left_out, samples_of
 
-from shards import convert
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.headers import Form, _alike, _jpeg, header
-from shards.manifest import Manifest
+from shards.format.dataset import Dataset
+from shards.format.images import Form, _alike, _jpeg, header
+from shards.format.manifest import Manifest
+from shards.ingest import convert
+from shards.ingest.convert import ConvertConfig, plan_conversion
 
 
 def converted(folders: Path, out: Path, verify: str, **options: int) -> Dataset:
     config = ConvertConfig(verify=verify, division=division(**options))  # type: ignore[arg-type]
-    return built(conversion([folders], config), out)
+    return built(plan_conversion([folders], config), out)
 
 
 def encoded(mode: str, form: str, **options: object) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_data import SAMPLES, images
 
-from shards.dataset import Dataset
+from shards.format.dataset import Dataset
 
 EXTENSIONS = ["fg_bg.jpg", "mask.jpg", "depth.jpg", "bg.jpg"]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from small_data import SAMPLES, TREES, flip
 
-from shards.convert import ConvertConfig, ConvertUnit, conversion
-from shards.schema import COMPONENTS, sample_key
-from shards.sources.listing import Listing, Samples
-from shards.splits import unit_interval
+from shards.format.schema import COMPONENTS, sample_key
+from shards.format.splits import unit_interval
+from shards.ingest.convert import ConvertConfig, ConvertUnit, plan_conversion
+from shards.ingest.listing import Listing, Samples
 
 GLOBS = {component.name: component.glob for component in COMPONENTS}
 BACKGROUND = ConvertConfig().background
@@ -66,7 +66,7 @@ def test_every_sample_leads_to_its_own_files(zips: Path, samples: Samples) -> No
 
 
 def fingerprint(folder: Path) -> str:
-    return conversion([folder], ConvertConfig()).plan.fingerprint
+    return plan_conversion([folder], ConvertConfig()).plan.fingerprint
 
 
 def zipped(folders: Path, out: Path) -> Path:
@@ -93,7 +93,7 @@ def test_in_zips_one_bit_makes_another_data_set(messy: Path, tmp_path: Path) -> 
 
 
 def test_units_share_the_samples_among_them(folders: Path) -> None:
-    units = [unit for unit in conversion([folders], ConvertConfig()).units if isinstance(unit, ConvertUnit)]
+    units = [unit for unit in plan_conversion([folders], ConvertConfig()).units if isinstance(unit, ConvertUnit)]
     assert sum(unit.size for unit in units) == SAMPLES
     assert len(np.unique(np.concatenate([unit.samples.keys for unit in units]))) == SAMPLES
 

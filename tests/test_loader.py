@@ -12,8 +12,8 @@ from small_data import SIZE
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
-from shards.dataset import Dataset
 from shards.errors import InputError
+from shards.format.dataset import Dataset
 
 TRAIN = 120
 DALI = pytest.param("cpu", marks=pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI"))

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_data import SAMPLES, TREES, contents, convert, images
 
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import SPLITS, Manifest
-from shards.schema import identity
+from shards.format.dataset import Dataset
+from shards.format.manifest import SPLITS, Manifest
+from shards.format.schema import identity
 
 
 def decoded(data: bytes) -> NDArray[np.float64]:

@@ -15,16 +15,15 @@ import pytest
 from PIL import Image
 from small_data import SAMPLES, built, convert, images
 
-from shards.dataset import Dataset
-from shards.depth import ExistingConfig
 from shards.errors import InputError
-from shards.foreign import indexing
-from shards.look.charts import histogram_svg
-from shards.look.page import write_page
-from shards.look.survey import coverage, evenly, pictures, survey
-from shards.manifest import Manifest
-from shards.schema import identity
-from shards.splits import SplitConfig
+from shards.format.dataset import Dataset
+from shards.format.depth import ExistingConfig
+from shards.format.manifest import Manifest
+from shards.format.schema import identity
+from shards.format.splits import SplitConfig
+from shards.ingest.index import plan_index
+from shards.inspect.page import coverage, histogram_svg, survey, write_page
+from shards.inspect.show import evenly, pictures
 
 VOID = {"meta", "img", "br"}
 
@@ -131,7 +130,7 @@ def test_coverage_counts_every_pair(dataset: Path) -> None:
 
 
 def test_many_figures_are_told_of_together(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.look.survey.CELLS", (4, 3))
+    monkeypatch.setattr("shards.inspect.page.CELLS", (4, 3))
     found = coverage(Dataset.open(dataset))
     assert found
     assert found.cells.shape == (4, 3)
@@ -152,7 +151,7 @@ def test_names_are_shown_and_not_obeyed(dataset: Path, tmp_path: Path) -> None:
                 member = tarfile.TarInfo(f"{EVIL}{i}.{name}.jpg")
                 member.size = len(data) if (i, name) != (5, "mask") else 0
                 tar.addfile(member, io.BytesIO(data))
-    page = written(built(indexing(out, ExistingConfig(), SplitConfig()), out), tmp_path / "show.html")
+    page = written(built(plan_index(out, ExistingConfig(), SplitConfig()), out), tmp_path / "show.html")
     assert not page.tags.keys() & {"script", "b"}
     assert not {name for name, _ in page.attributes if name.startswith("on")}
     assert all(f"{EVIL}{i}" in page.text.split("\n") for i in range(5))

@@ -10,18 +10,18 @@ import pytest
 from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
 from test_interruption import command
 
-from shards.compose.composition import composition
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import reading
+from shards.build.build import BuildConfig, build, merge
+from shards.build.plan import DivisionConfig, Known, Plan, Work
+from shards.build.shard import LeftOut
 from shards.errors import InputError
-from shards.folder import AtUrl, Folder, OnDisk, folder_at
-from shards.look.page import write_page
-from shards.look.show import contact_sheet
-from shards.manifest import Manifest, Statistics, Storage
-from shards.verify import verify
-from shards.work.build import BuildConfig, build, merge
-from shards.work.plan import DivisionConfig, Known, Plan, Work
-from shards.work.record import LeftOut
+from shards.format.dataset import reading
+from shards.format.manifest import Manifest, Statistics, Storage
+from shards.format.storage import Folder, LocalFolder, RemoteFolder, folder_at
+from shards.ingest.compose import plan_composition
+from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.inspect.page import write_page
+from shards.inspect.show import contact_sheet
+from shards.inspect.verify import verify
 
 pytest_plugins = ["remote_fixtures"]
 
@@ -29,7 +29,7 @@ pytest_plugins = ["remote_fixtures"]
 @pytest.fixture(scope="module")
 def work(drawn: Drawn) -> Work:
     """Six shards."""
-    return composition(compose_config(drawn))
+    return plan_composition(compose_config(drawn))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def part(work: Work, out: Folder, which: str) -> None:
 
 @pytest.mark.parametrize("of", [1, 3, 9])
 def test_parts_in_one_folder_make_the_whole(work: Work, whole: dict[str, bytes], tmp_path: Path, of: int) -> None:
-    out = OnDisk(tmp_path / "out")
+    out = LocalFolder(tmp_path / "out")
     for number in reversed(range(1, of + 1)):
         part(work, out, f"{number}/{of}")
     assert merge([], out).samples == SAMPLES
@@ -53,7 +53,7 @@ def test_parts_in_one_folder_make_the_whole(work: Work, whole: dict[str, bytes],
 
 
 def test_parts_in_folders_of_their_own_make_the_whole(work: Work, whole: dict[str, bytes], tmp_path: Path) -> None:
-    one, two, out = (OnDisk(tmp_path / name) for name in ("one", "two", "out"))
+    one, two, out = (LocalFolder(tmp_path / name) for name in ("one", "two", "out"))
     part(work, one, "1/2")
     part(work, two, "2/2")
     merge([one, two], out)
@@ -66,7 +66,7 @@ def test_a_part_leaves_alone_what_the_others_are_at(work: Work, tmp_path: Path) 
     for path in (theirs, own):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half a shard")
-    part(work, OnDisk(tmp_path / "out"), "1/2")
+    part(work, LocalFolder(tmp_path / "out"), "1/2")
     assert theirs.exists()
     assert not own.exists()
 
@@ -74,7 +74,7 @@ def test_a_part_leaves_alone_what_the_others_are_at(work: Work, tmp_path: Path) 
 def test_a_part_that_is_missing_is_said_to_be_and_the_same_command_without_parts_builds_it(
     work: Work, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    out = OnDisk(tmp_path / "out")
+    out = LocalFolder(tmp_path / "out")
     part(work, out, "1/2")
     with pytest.raises(InputError, match=r"3 of 6 shards are not there yet, such as shard-000001.tar"):
         merge([], out)
@@ -82,16 +82,16 @@ def test_a_part_that_is_missing_is_said_to_be_and_the_same_command_without_parts
 
 
 def test_parts_of_different_data_sets_are_not_joined(work: Work, drawn: Drawn, tmp_path: Path) -> None:
-    other = composition(compose_config(drawn, seed=1))
-    one, two = OnDisk(tmp_path / "one"), OnDisk(tmp_path / "two")
+    other = plan_composition(compose_config(drawn, seed=1))
+    one, two = LocalFolder(tmp_path / "one"), LocalFolder(tmp_path / "two")
     part(work, one, "1/2")
     part(other, two, "2/2")
     with pytest.raises(InputError, match="two: holds a part of another data set"):
-        merge([one, two], OnDisk(tmp_path / "out"))
+        merge([one, two], LocalFolder(tmp_path / "out"))
     with pytest.raises(InputError, match="holds the beginning of another data set"):
         part(other, one, "2/2")
     with pytest.raises(InputError, match="no part of a data set here"):
-        merge([], OnDisk(tmp_path / "nowhere"))
+        merge([], LocalFolder(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("which", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
@@ -138,10 +138,10 @@ def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
 
 def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path: Path) -> None:
     parts = [folder_at(f"{bucket}/converted-{number}") for number in (1, 2)]
-    work = conversion([folders], ConvertConfig(division=DivisionConfig(samples_per_shard=40)))
+    work = plan_conversion([folders], ConvertConfig(division=DivisionConfig(samples_per_shard=40)))
     for number, out in enumerate(parts, 1):
         part(work, out, f"{number}/2")
-    merge(parts, OnDisk(tmp_path / "out"))
+    merge(parts, LocalFolder(tmp_path / "out"))
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
 
 
@@ -174,7 +174,7 @@ def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Work, b
 
 def test_there_is_no_data_set_at_a_url(bucket: str) -> None:
     with pytest.raises(InputError, match="no data set here"):
-        Manifest.read(AtUrl(f"{bucket}/empty"))
+        Manifest.read(RemoteFolder(f"{bucket}/empty"))
 
 
 def test_the_commands_for_an_array_of_jobs(folders: Path, tmp_path: Path) -> None:

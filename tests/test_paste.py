@@ -12,12 +12,12 @@ from PIL import Image
 from small_data import SIZE, Drawn, built, compose_config, contents, division
 from test_compose import figure, room, values
 
-from shards.compose.composition import ComposeUnit, composition
-from shards.compose.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, _level, paste
-from shards.depth import METRES, depth_image
+from shards.build.build import BuildConfig
 from shards.errors import InputError
-from shards.images import eight_bit
-from shards.work.build import BuildConfig
+from shards.format.depth import METRES, depth_image
+from shards.format.images import eight_bit
+from shards.ingest.compose import ComposeUnit, plan_composition
+from shards.ingest.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, _level, paste
 
 SEEDS = st.integers(0, 10**6)
 STRENGTHS = st.floats(0.05, 1)
@@ -158,7 +158,7 @@ def test_one_distance_has_the_grey_that_it_has_in_a_depth_map(metres: float, bit
     [{}, {"format": "png16"}, {"figures_per_image": (3, 3), "jitter": 0.4, "shadow": 0.5, "floor": 1.0}],
 )
 def test_the_statistics_are_of_every_pixel(drawn: Drawn, options: dict[str, Any]) -> None:
-    for unit in composition(compose_config(drawn, **options)).units:
+    for unit in plan_composition(compose_config(drawn, **options)).units:
         assert isinstance(unit, ComposeUnit)
         for pasting in unit.pastings:
             made, found = unit.pasted(pasting), unit.sample(pasting).histograms
@@ -174,9 +174,9 @@ def many(drawn: Drawn, **options: Any) -> Any:
 def test_options_do_not_depend_on_workers_or_on_other_samples(drawn: Drawn, tmp_path: Path) -> None:
     for workers in (1, 2):
         config = many(drawn, samples=50)
-        built(composition(config), tmp_path / str(workers), BuildConfig(workers=workers))
+        built(plan_composition(config), tmp_path / str(workers), BuildConfig(workers=workers))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    few, all_ = (composition(many(drawn, samples=samples)).units[0] for samples in (10, None))
+    few, all_ = (plan_composition(many(drawn, samples=samples)).units[0] for samples in (10, None))
     assert isinstance(few, ComposeUnit)
     assert isinstance(all_, ComposeUnit)
     assert few.sample(few.pastings[9]).images == all_.sample(few.pastings[9]).images
@@ -190,7 +190,7 @@ def test_as_many_figures_as_asked_for_and_the_named_one_among_them(drawn: Drawn,
         block.save(cutouts / f"{number}.png")
     options = {"samples": 60, "figures_per_image": (2, 3), "scale": (0.1, 0.1), "floor": 1.0}
     counts = set()
-    for unit in composition(compose_config(drawn._replace(fg=cutouts), **options)).units:
+    for unit in plan_composition(compose_config(drawn._replace(fg=cutouts), **options)).units:
         assert isinstance(unit, ComposeUnit)
         for pasting in unit.pastings:
             figures = unit._figures(pasting)

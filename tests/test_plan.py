@@ -84,7 +84,7 @@ def test_the_order_is_that_of_every_earlier_version() -> None:
     assert order(10, "0 0") == [0, 9, 7, 1, 2, 3, 8, 4, 6, 5]
     plan = Plan(samples=400_000, batch_size=64, seed=7)
     assert plan.members(3, plan.positions(1000, 0)[:4]).tolist() == [334634, 161761, 54220, 389634]
-    assert [plan.stand_in(0, 5, attempt) for attempt in range(3)] == [25364, 314708, 263223]
+    assert [plan.substitute(0, 5, attempt) for attempt in range(3)] == [25364, 314708, 263223]
 
 
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
@@ -120,6 +120,6 @@ def test_neighbours_in_one_epoch_are_not_neighbours_in_the_next() -> None:
 
 @given(plans(), st.integers(0, 9), st.integers(0, 9))
 def test_a_stand_in_is_a_sample_and_always_the_same(plan: Plan, epoch: int, attempt: int) -> None:
-    stand_in = plan.stand_in(epoch, 0, attempt)
-    assert 0 <= stand_in < plan.samples
-    assert stand_in == Plan(samples=plan.samples, batch_size=1, seed=plan.seed).stand_in(epoch, 0, attempt)
+    substitute = plan.substitute(epoch, 0, attempt)
+    assert 0 <= substitute < plan.samples
+    assert substitute == Plan(samples=plan.samples, batch_size=1, seed=plan.seed).substitute(epoch, 0, attempt)

@@ -18,7 +18,7 @@ from small_data import flip
 
 from pipeline import origin
 from shards.errors import InputError
-from shards.folder import is_url
+from shards.format.storage import is_url
 
 pytest_plugins = ["remote_fixtures"]
 

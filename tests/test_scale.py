@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from bench.many import BEGIN, END, generate, index_bytes, write
 from bench.scale import Cluster, Epoch, best, shards_of, simulate
-from shards.dataset import Dataset
 from shards.errors import InputError
-from shards.manifest import SPLITS
+from shards.format.dataset import Dataset
+from shards.format.manifest import SPLITS
 
 CLUSTER = Cluster(samples=40_000, machines=3, ranks_per_machine=2, rate=1000, latency=0.02, bandwidth=3e8)
 BYTES = CLUSTER.samples * CLUSTER.sample_bytes

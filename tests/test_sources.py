@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from small_data import flip
 
 from shards.errors import InputError
-from shards.schema import COMPONENTS
-from shards.sources import files
-from shards.sources.files import Entry, Matcher, is_image, list_files
-from shards.sources.files import read as read_with
-from shards.sources.zips import Member, Zips, members
+from shards.format.schema import COMPONENTS
+from shards.ingest import listing as files
+from shards.ingest.listing import Entry, Matcher, is_image, list_files
+from shards.ingest.listing import read as read_with
+from shards.ingest.zips import Member, Zips, members
 
 NOWHERE = Member("", 0, 0, 0, 0)
 MATCHER = Matcher({component.name: component.glob for component in COMPONENTS})

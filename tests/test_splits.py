@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import InputError
-from shards.schema import identity, sample_key
-from shards.splits import SplitConfig, split_numbers, unit_interval
+from shards.format.schema import identity, sample_key
+from shards.format.splits import SplitConfig, split_numbers, unit_interval
 
 KEYS = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=60, unique=True)
 SHARES = st.tuples(st.floats(0, 0.45), st.floats(0, 0.45))

@@ -48,12 +48,11 @@ def test_a_command_that_needs_no_teacher_imports_no_torch() -> None:
 def test_the_pipeline_knows_of_shards_only_what_is_written_down(path: Path) -> None:
     of_shards = {name for name in imported(path) if name.partition(".")[0] == "shards"}
     assert of_shards <= {
-        "shards.schema",
-        "shards.manifest",
-        "shards.dataset",
-        "shards.folder",
+        "shards.format.schema",
+        "shards.format.manifest",
+        "shards.format.dataset",
+        "shards.format.storage",
         "shards.errors",
-        "shards.atomic",
     }
     assert not packages(path) & {"model", "train", "wandb"}
 

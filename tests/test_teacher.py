@@ -18,16 +18,16 @@ from small_data import ONE_WORKER, Drawn, built, compose_config, contents, divis
 from test_depth import rewritten
 from test_interruption import killed_when
 
-from shards.compose.composition import composition
-from shards.dataset import Dataset
+from shards.build.build import assemble
 from shards.errors import InputError
-from shards.folder import OnDisk
-from shards.label import LabelConfig, labelling
-from shards.look.show import describe
-from shards.manifest import SPLITS, DepthRange, Manifest
-from shards.teacher import PredictConfig, Teacher, load_teacher, settled
-from shards.verify import verify
-from shards.work.assemble import assemble
+from shards.format.dataset import Dataset
+from shards.format.manifest import SPLITS, DepthRange, Manifest
+from shards.format.storage import LocalFolder
+from shards.ingest.compose import plan_composition
+from shards.ingest.depth import DepthConfig, plan_depth
+from shards.ingest.teacher import PredictConfig, Teacher, load_teacher, resolved
+from shards.inspect.show import describe
+from shards.inspect.verify import verify
 
 transformers = pytest.importorskip("transformers")
 
@@ -74,7 +74,7 @@ def glpn(folder: Path) -> Path:
 def few(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 samples in 8 shards."""
     out = tmp_path_factory.mktemp("few") / "data"
-    built(composition(compose_config(drawn, samples=40, division=division(samples_per_shard=5))), out)
+    built(plan_composition(compose_config(drawn, samples=40, division=division(samples_per_shard=5))), out)
     return out
 
 
@@ -88,15 +88,15 @@ def metric(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return glpn(tmp_path_factory.mktemp("teachers") / "metric")
 
 
-def config(teacher: Path, **options: object) -> LabelConfig:
-    return LabelConfig(teacher=str(teacher), device="cpu", **options)  # type: ignore[arg-type]
+def config(teacher: Path, **options: object) -> DepthConfig:
+    return DepthConfig(teacher=str(teacher), device="cpu", **options)  # type: ignore[arg-type]
 
 
-def labelled(source: Path, out: Path, wanted: LabelConfig) -> Dataset:
+def labelled(source: Path, out: Path, wanted: DepthConfig) -> Dataset:
     """The pass in this process, where transformers is imported already."""
-    work = labelling(Dataset.open(source), wanted)
+    work = plan_depth(Dataset.open(source), wanted)
     out.mkdir()
-    assemble([unit.run(out) for unit in work.units], work.plan, out, OnDisk(out))
+    assemble([unit.run(out) for unit in work.units], work.plan, out, LocalFolder(out))
     return Dataset.open(out)
 
 
@@ -135,7 +135,7 @@ def test_everything_but_depth_stays_as_it_was(few: Path, made: Path) -> None:
         n: s for n, s in new.statistics.items() if n != "depth"
     }
     assert (old.split_by, old.splits, old.left_out) == (new.split_by, new.splits, new.left_out)
-    assert verify(OnDisk(made), ONE_WORKER) == []
+    assert verify(LocalFolder(made), ONE_WORKER) == []
 
 
 def test_relative_depth_is_recorded_as_the_model_gives_it_and_fills_its_range(made: Path, relative: Path) -> None:
@@ -143,7 +143,7 @@ def test_relative_depth_is_recorded_as_the_model_gives_it_and_fills_its_range(ma
     assert opened.manifest.depth == DepthRange.relative(near_is_bright=True)
     assert opened.manifest.components["depth"].bits == 16
     assert opened.manifest.sources["depth"] == ["relative"]
-    teacher = load_teacher(settled(config(relative, format="png16")))
+    teacher = load_teacher(resolved(config(relative, format="png16")))
     for stored, depth in zip(depths(opened), predicted(opened, teacher), strict=True):
         assert (depth.min(), depth.max()) == (0, 1)
         assert np.abs(stored - depth).max() <= 1 / 65535
@@ -168,7 +168,7 @@ def test_metres_are_stored_as_metres_and_cut_off_where_it_was_said(
     wanted = config(metric, format="png", metres=metres)
     opened = labelled(few, tmp_path / "out", wanted)
     assert opened.manifest.depth == DepthRange.metres(*metres)
-    said = predicted(opened, load_teacher(settled(wanted)))
+    said = predicted(opened, load_teacher(resolved(wanted)))
     assert np.ptp(said) > 1
     for stored, depth in zip(depths(opened), said, strict=True):
         assert np.abs(stored - np.clip(depth, min(metres), max(metres))).max() <= 0.51 * 10 / 255
@@ -176,25 +176,25 @@ def test_metres_are_stored_as_metres_and_cut_off_where_it_was_said(
 
 def test_batches_do_not_change_what_is_stored_by_more_than_rounding(few: Path, metric: Path) -> None:
     opened = Dataset.open(few)
-    one, many = (predicted(opened, Teacher(settled(config(metric, batch_size=size)))) for size in (7, 32))
+    one, many = (predicted(opened, Teacher(resolved(config(metric, batch_size=size)))) for size in (7, 32))
     assert max(np.abs(a - b).max() for a, b in zip(one, many, strict=True)) < 1e-4
 
 
 def test_metric_depth_anything_is_known_by_its_configuration(tmp_path: Path) -> None:
     teacher = depth_anything(tmp_path / "metric", depth_estimation_type="metric", max_depth=20)
-    assert settled(config(teacher)).depth_range == DepthRange.metres(0, 10)
+    assert resolved(config(teacher)).depth_range == DepthRange.metres(0, 10)
 
 
 def test_a_model_that_does_not_say_what_it_predicts_is_asked_about(tmp_path: Path) -> None:
     transformers.DPTConfig().save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"type dpt may predict metres or the inverse .* --predicts metres, near-is-b"):
-        settled(config(tmp_path))
-    assert settled(config(tmp_path, predicts="metres")).depth_range.unit == "m"
+        resolved(config(tmp_path))
+    assert resolved(config(tmp_path, predicts="metres")).depth_range.unit == "m"
 
 
 def test_metres_are_not_to_be_had_of_relative_depth(relative: Path) -> None:
     with pytest.raises(InputError, match=r"its depth is relative \(near-is-bright\), which has no metres"):
-        settled(config(relative, metres=(0.0, 5.0)))
+        resolved(config(relative, metres=(0.0, 5.0)))
 
 
 def test_what_is_no_teacher_is_said_in_one_line(few: Path, relative: Path, tmp_path: Path) -> None:
@@ -204,42 +204,42 @@ def test_what_is_no_teacher_is_said_in_one_line(few: Path, relative: Path, tmp_p
     truncated.write_bytes(truncated.read_bytes()[:-1000])
     for name in ("empty", "bert", "truncated"):
         with pytest.raises(InputError, match=rf"{name}: no depth estimation model that can be loaded") as raised:
-            Teacher(settled(config(tmp_path / name, predicts="metres")))
+            Teacher(resolved(config(tmp_path / name, predicts="metres")))
         assert "\n" not in str(raised.value)
     headless = depth_anything(tmp_path / "headless")
     model = transformers.Dinov2Backbone(transformers.DepthAnythingConfig.from_pretrained(headless).backbone_config)
     torch.save(model.state_dict(), headless / "pytorch_model.bin")
     (headless / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"headless: it has no weights for .*so its depth would be noise"):
-        Teacher(settled(config(headless)))
+        Teacher(resolved(config(headless)))
 
 
 def test_depth_comes_to_a_data_set_that_has_none(few: Path, relative: Path, made: Path, tmp_path: Path) -> None:
     bare = rewritten(few, tmp_path / "bare", None, DepthRange(), 8)
-    describe(OnDisk(bare), Console(quiet=True))
+    describe(LocalFolder(bare), Console(quiet=True))
     opened = labelled(bare, tmp_path / "out", config(relative, format="png16"))
     for depth, other in zip(depths(opened), depths(Dataset.open(made)), strict=True):
         assert np.abs(depth - other).max() <= 2 / 65535  # the shards, and so the batches, are others
     assert list(opened.manifest.components) == ["fg_bg", "mask", "depth", "bg"]
-    assert verify(OnDisk(tmp_path / "out"), ONE_WORKER) == []
+    assert verify(LocalFolder(tmp_path / "out"), ONE_WORKER) == []
 
 
 def test_inside_compose_it_gives_what_a_second_pass_gives(
     drawn: Drawn, relative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.compose.composition.COUNTED", 5)
+    monkeypatch.setattr("shards.ingest.compose.COUNTED", 5)
     wanted = {"samples": 20, "division": division(samples_per_shard=8), "depth": None}
-    bare = built(composition(compose_config(drawn, **wanted)), tmp_path / "bare")
+    bare = built(plan_composition(compose_config(drawn, **wanted)), tmp_path / "bare")
     assert list(bare.manifest.components) == ["fg_bg", "mask", "bg"]
     second = labelled(bare.root, tmp_path / "second", config(relative, format="png16"))
     predict = PredictConfig(device="cpu")
-    inside = composition(compose_config(drawn, **wanted, teacher=str(relative), format="png16", predict=predict))
+    inside = plan_composition(compose_config(drawn, **wanted, teacher=str(relative), format="png16", predict=predict))
     (tmp_path / "inside").mkdir()
     assemble(
         [unit.run(tmp_path / "inside") for unit in inside.units],
         inside.plan,
         tmp_path / "inside",
-        OnDisk(tmp_path / "inside"),
+        LocalFolder(tmp_path / "inside"),
     )
     once, twice = contents(tmp_path / "inside"), contents(second.root)
     manifests = [Manifest.from_json(found.pop("manifest.json").decode()) for found in (once, twice)]
@@ -266,8 +266,8 @@ def test_killed_and_continued_the_bytes_are_the_same(few: Path, relative: Path, 
     done = [out / path.stem for path in (out / ".work").glob("shard-*.npz")]
     before = {path: path.stat().st_mtime_ns for path in done}
     assert before
-    built(labelling(Dataset.open(few), config(relative, format="png16")), out)
+    built(plan_depth(Dataset.open(few), config(relative, format="png16")), out)
     assert contents(out) == contents(made)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(InputError, match="holds another data set already"):
-        built(labelling(Dataset.open(few), config(relative, format="png")), out)
+        built(plan_depth(Dataset.open(few), config(relative, format="png")), out)

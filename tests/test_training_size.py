@@ -29,17 +29,16 @@ from small_data import (
 from test_interruption import TINY_SHARDS, command, killed_when
 
 from pipeline.loader import Loader, LoaderConfig
-from shards.compose.composition import ComposeUnit, compose_folders, composition
-from shards.compose.cutouts import load_background
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import Dataset
+from shards.build.build import BuildConfig
 from shards.errors import InputError
-from shards.folder import OnDisk
-from shards.images import encoded, resized
-from shards.look.show import describe
-from shards.manifest import Manifest, Storage
-from shards.verify import verify
-from shards.work.build import BuildConfig
+from shards.format.dataset import Dataset
+from shards.format.images import encoded, resized
+from shards.format.manifest import Manifest, Storage
+from shards.format.storage import LocalFolder
+from shards.ingest.compose import ComposeUnit, compose_folders, load_background, plan_composition
+from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.inspect.show import describe
+from shards.inspect.verify import verify
 
 SMALL = 20
 """no divisor of SIZE"""
@@ -50,7 +49,7 @@ DECODERS = ["portable", DALI]
 
 def scaled(folders: Path, out: Path, workers: int = 1, **options: Any) -> Dataset:
     config = ConvertConfig(division=division(), **{"size": SMALL} | options)
-    return built(conversion([folders], config), out, BuildConfig(workers=workers))
+    return built(plan_conversion([folders], config), out, BuildConfig(workers=workers))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +160,7 @@ def test_it_is_shown_in_words(dataset: Path, lossless: Path) -> None:
     shown = {}
     for root in (dataset, lossless):
         console = Console(file=io.StringIO(), width=200)
-        describe(OnDisk(root), console)
+        describe(LocalFolder(root), console)
         shown[root] = console.file.getvalue()  # type: ignore[attr-defined]
     words = "scaled down from 48x48 (bilinear, antialiased); JPEG quality 95, chroma 4:4:4; lossless: mask, depth"
     assert words in shown[lossless]
@@ -188,7 +187,7 @@ def test_the_files_are_checked_at_their_own_size(messy: Path, tmp_path: Path) ->
 
 
 def test_nothing_is_wrong_with_them(lossy: Path, lossless: Path) -> None:
-    assert verify(OnDisk(lossy), ONE_WORKER) == verify(OnDisk(lossless), ONE_WORKER) == []
+    assert verify(LocalFolder(lossy), ONE_WORKER) == verify(LocalFolder(lossless), ONE_WORKER) == []
 
 
 def test_workers_do_not_matter_but_size_and_lossless_do(folders: Path, lossless: Path, tmp_path: Path) -> None:
@@ -212,7 +211,7 @@ def test_killed_it_goes_on_to_the_same_bytes(folders: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("size", [SIZE, SIZE + 1])
 def test_a_size_that_is_not_smaller_is_refused(folders: Path, size: int) -> None:
     with pytest.raises(InputError, match=rf"size {size}: the images are 48x48\. Give a smaller size"):
-        conversion([folders], ConvertConfig(size=size))
+        plan_conversion([folders], ConvertConfig(size=size))
 
 
 @pytest.mark.parametrize(("option", "message"), [({"size": 15}, "size 15: at least 16"), ({"lossless": True}, "needs")])
@@ -225,11 +224,11 @@ def test_options_that_make_no_sense_are_refused(option: dict[str, Any], message:
 def exact(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Composed at SIZE, mask and depth lossless."""
     out, config = tmp_path_factory.mktemp("exact") / "out", compose_config(drawn, lossless=True)
-    return built(composition(config), out).root
+    return built(plan_composition(config), out).root
 
 
 def composed(drawn: Drawn, **options: Any) -> dict[str, dict[str, bytes]]:
-    units = [unit for unit in composition(compose_config(drawn, **options)).units if isinstance(unit, ComposeUnit)]
+    units = [unit for unit in plan_composition(compose_config(drawn, **options)).units if isinstance(unit, ComposeUnit)]
     return {sample.key: sample.images for unit in units for sample in map(unit.sample, unit.pastings)}
 
 
@@ -247,12 +246,12 @@ def test_lossless_composing_changes_how_mask_and_depth_are_stored_only(drawn: Dr
         jpeg_quality=95,
         jpeg_chroma="4:4:4",
     )
-    assert verify(OnDisk(exact), ONE_WORKER) == []
+    assert verify(LocalFolder(exact), ONE_WORKER) == []
 
 
 @pytest.mark.parametrize(("size", "expected"), [(SMALL, "4:4:4"), (160, "4:2:0")])
 def test_colour_is_composed_in_full_below_the_size_of_2020(drawn: Drawn, size: int, expected: str) -> None:
-    work = composition(compose_config(drawn, samples=1, size=size))
+    work = plan_composition(compose_config(drawn, samples=1, size=size))
     (unit,) = work.units
     assert isinstance(unit, ComposeUnit)
     data = unit.sample(unit.pastings[0]).images
@@ -272,9 +271,9 @@ def test_the_loader_reads_lossless_pixels_exactly(exact: Path, decode: str) -> N
 
 def test_lossless_folders_stay_lossless_on_the_way(drawn: Drawn, exact: Path, tmp_path: Path) -> None:
     """As they are, and scaled down too: what came as PNG is never made JPEG."""
-    compose_folders(composition(compose_config(drawn, lossless=True)), tmp_path / "folders", ONE_WORKER)
+    compose_folders(plan_composition(compose_config(drawn, lossless=True)), tmp_path / "folders", ONE_WORKER)
     as_it_is = ConvertConfig(division=division())
-    converted = built(conversion([tmp_path / "folders"], as_it_is), tmp_path / "out")
+    converted = built(plan_conversion([tmp_path / "folders"], as_it_is), tmp_path / "out")
     assert images(converted) == images(Dataset.open(exact))
     found = images(scaled(tmp_path / "folders", tmp_path / "small"))
     for key, parts in images(converted).items():

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import ONE_WORKER, flip
 
-from shards.dataset import Dataset
-from shards.folder import OnDisk
-from shards.verify import Problem, verify
+from shards.format.dataset import Dataset
+from shards.format.storage import LocalFolder
+from shards.inspect.verify import Problem, verify
 
 TARS = ["shard-000000", "shard-000003", "shard-000005", "shared"]
 
@@ -28,7 +28,7 @@ def copied(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_data_set_as_it_was_made_has_no_problems(dataset: Path) -> None:
-    assert verify(OnDisk(dataset), ONE_WORKER) == []
+    assert verify(LocalFolder(dataset), ONE_WORKER) == []
 
 
 @settings(max_examples=4)
@@ -40,7 +40,7 @@ def test_a_changed_bit_anywhere_in_a_tar_or_its_index_is_found(
     files = [damaged / f"{name}{extension}" for name in TARS for extension in (".tar", ".idx")]
     for path in files:
         flip(path, int(share * path.stat().st_size))
-    assert where(verify(OnDisk(damaged), ONE_WORKER)) == sorted(path.name for path in files)
+    assert where(verify(LocalFolder(damaged), ONE_WORKER)) == sorted(path.name for path in files)
 
 
 @given(st.sampled_from(["samples", "keys", "shared_bg", "train", "val", "test"]), st.data())
@@ -49,7 +49,7 @@ def test_a_changed_bit_anywhere_in_the_index_is_found(copied: Path, name: str, d
     position = data.draw(st.integers(0, path.stat().st_size - 1))
     flip(path, position)
     try:
-        assert where(verify(OnDisk(copied), ONE_WORKER)) == [f"index/{name}.npy"]
+        assert where(verify(LocalFolder(copied), ONE_WORKER)) == [f"index/{name}.npy"]
     finally:
         flip(path, position)
 
@@ -57,9 +57,9 @@ def test_a_changed_bit_anywhere_in_the_index_is_found(copied: Path, name: str, d
 def test_files_that_are_missing_are_found(damaged: Path) -> None:
     for name in ("shard-000001.tar", "shard-000002.idx", "shared.tar"):
         (damaged / name).unlink()
-    assert where(verify(OnDisk(damaged), ONE_WORKER)) == ["shard-000001.tar", "shard-000002.idx", "shared.tar"]
+    assert where(verify(LocalFolder(damaged), ONE_WORKER)) == ["shard-000001.tar", "shard-000002.idx", "shared.tar"]
     (damaged / "index" / "val.npy").unlink()
-    assert where(verify(OnDisk(damaged), ONE_WORKER)) == ["index/val.npy"]
+    assert where(verify(LocalFolder(damaged), ONE_WORKER)) == ["index/val.npy"]
 
 
 def test_a_digest_made_good_does_not_hide_an_image_that_does_not_decode(damaged: Path) -> None:
@@ -72,4 +72,4 @@ def test_a_digest_made_good_does_not_hide_an_image_that_does_not_decode(damaged:
     manifest = json.loads(path.read_text())
     manifest["shards"][int(place.file[0])]["sha256"] = hashlib.sha256(data).hexdigest()
     path.write_text(json.dumps(manifest))
-    assert where(verify(OnDisk(damaged), ONE_WORKER)) == [f"{opened.key(row)} depth"]
+    assert where(verify(LocalFolder(damaged), ONE_WORKER)) == [f"{opened.key(row)} depth"]

@@ -15,8 +15,8 @@ from bench.race import report
 from bench.race.contenders import CONTENDERS
 from bench.race.run import Race, build_formats, race
 from bench.race.truth import Truth
-from shards.dataset import Dataset
-from shards.errors import InputError, told_plainly
+from shards.errors import InputError, report_errors
+from shards.format.dataset import Dataset
 
 HERE = Path(__file__).parent.parent
 
@@ -60,6 +60,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         main()
         sys.exit(0)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BATCH", "CONTENDERS", "SHAPES", "SIZE", "WORKERS", "Batch", "Batches", "Contender", "batches_of"]
-
 BATCH, SIZE, WORKERS = 64, 64, 2
 """samples a batch, height and width in pixels, and worker processes or threads: the same for all"""
 SHAPES = {"fg_bg": 3, "mask": 1, "depth": 1, "bg": 3}

@@ -10,8 +10,6 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from bench.race.contenders import BATCH, SHAPES, SIZE, WORKERS, Batch
 
-__all__ = ["native"]
-
 
 def native(folder: Path) -> Iterator[Batch]:
     """Reader, decoder and resize in one pipeline of two threads, handed to PyTorch by DALI's own iterator."""

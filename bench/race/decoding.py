@@ -8,8 +8,6 @@ from PIL import Image
 
 from bench.race.contenders import SHAPES, SIZE
 
-__all__ = ["Encoded", "Sample", "pillow"]
-
 Encoded = dict[str, bytes]
 Sample = dict[str, NDArray[np.uint8]]
 """(H, W, 3), or (H, W) where grey"""

@@ -21,8 +21,6 @@ from simplejpeg import decode_jpeg_header
 from bench.race.contenders import BATCH, SHAPES, SIZE, WORKERS, Batch
 from bench.race.decoding import Encoded
 
-__all__ = ["jpeg", "write"]
-
 
 class JpegField(RGBImageField):  # type: ignore[misc]
     """An image that is a JPEG already."""

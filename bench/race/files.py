@@ -11,8 +11,6 @@ from bench.race.contenders import BATCH, WORKERS, Batch
 from bench.race.decoding import Encoded, Sample, pillow
 from bench.race.formats import members
 
-__all__ = ["folders", "loaded", "zips"]
-
 
 class Folders(Dataset[Sample]):
     """A file for each image."""

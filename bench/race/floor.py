@@ -15,9 +15,7 @@ from simplejpeg import decode_jpeg
 
 from bench.race.contenders import BATCH, SHAPES, WORKERS, Batch
 from bench.race.formats import images
-from shards.dataset import Dataset, Locations
-
-__all__ = ["decoding"]
+from shards.format.dataset import Dataset, Locations
 
 Rows = NDArray[np.int64]
 

@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.race.contenders import SHAPES, SIZE
-from shards.convert import ConvertConfig, conversion
-from shards.dataset import Dataset, Locations
-from shards.errors import InputError, told_plainly
-from shards.folder import OnDisk
-from shards.schema import BY_NAME, sample_key
-from shards.work.build import BuildConfig, build
-from shards.work.plan import DivisionConfig
-
-__all__ = ["FORMATS", "images", "members", "write", "write_folders"]
+from shards.build.build import BuildConfig, build
+from shards.build.plan import DivisionConfig
+from shards.errors import InputError, report_errors
+from shards.format.dataset import Dataset, Locations
+from shards.format.schema import BY_NAME, sample_key
+from shards.format.storage import LocalFolder
+from shards.ingest.convert import ConvertConfig, plan_conversion
 
 LIST = "samples.json"
 """beside folders and zips: the paths of each sample's images by component"""
@@ -95,7 +93,7 @@ def _shards(scratch: Path, name: str, size: int | None) -> None:
     if size and stored <= size:
         size = None  # they are of that size already
     own = DivisionConfig(val_share=0, test_share=0, samples_per_shard=max(1, min(1000, len(listed) // 4)))
-    build(conversion([folder], ConvertConfig(size=size, division=own)), OnDisk(scratch / name), BuildConfig())
+    build(plan_conversion([folder], ConvertConfig(size=size, division=own)), LocalFolder(scratch / name), BuildConfig())
 
 
 def _mds(scratch: Path) -> None:
@@ -133,5 +131,5 @@ def write(name: str, scratch: Path) -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with report_errors():
         write(sys.argv[1], Path(sys.argv[2]))

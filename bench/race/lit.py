@@ -12,8 +12,6 @@ from bench.race import turbojpeg
 from bench.race.contenders import BATCH, SHAPES, WORKERS, Batch
 from bench.race.decoding import Encoded, Sample
 
-__all__ = ["half", "turbo", "write"]
-
 
 def write(samples: Iterator[Encoded], folder: Path) -> None:
     optimize(

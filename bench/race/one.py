@@ -16,8 +16,6 @@ import numpy as np
 from bench.race.contenders import Batch, batches_of
 from bench.race.watch import cpu_seconds
 
-__all__ = ["measure", "save"]
-
 
 def measure(
     runs: str, folder: Path, seconds: float, warm_up: float, warm_samples: int, first: Path | None

@@ -7,8 +7,6 @@ from typing import Any
 from bench.race.contenders import BATCH, SHAPES, SIZE, WORKERS, Batch
 from pipeline.loader import Loader, LoaderConfig
 
-__all__ = ["cached", "stored"]
-
 
 def stored(folder: Path) -> Iterator[Batch]:
     return _epochs(folder)

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 
 from bench.race.report import Standing
 
-__all__ = ["plot"]
-
 COLOURS = {"peer": "#8a9bb0", "half": "#c9d2dd", "ours": "#d9622b", "floor": "#404040"}
 LABELS = {"peer": "peers", "half": "peers, decoding at half the size", "ours": "Sluice", "floor": "decoding alone"}
 

@@ -15,9 +15,7 @@ from rich.table import Table
 from bench import written
 from bench.race.contenders import BATCH, CONTENDERS, SIZE, WORKERS, Contender
 from bench.race.run import Run
-from shards.dataset import Dataset
-
-__all__ = ["Standing", "facts", "failures", "section", "standings", "table", "write"]
+from shards.format.dataset import Dataset
 
 BEGIN, END = "<!-- loaders: begin, written by python -m bench.race -->", "<!-- loaders: end -->"
 MEASURED = (

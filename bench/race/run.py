@@ -20,8 +20,6 @@ from bench.race.truth import Truth
 from bench.race.watch import memory
 from shards.errors import InputError
 
-__all__ = ["Race", "Run", "build_formats", "race"]
-
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 120.0
 """seconds beyond its measurement after which a contender counts as hanging"""

@@ -14,8 +14,6 @@ from spdl.pipeline import PipelineBuilder
 from bench.race.contenders import BATCH, SHAPES, SIZE, WORKERS, Batch
 from bench.race.formats import members
 
-__all__ = ["own", "turbo"]
-
 Paths = dict[str, str]
 
 

@@ -17,8 +17,6 @@ with standing_in():
     from streaming import MDSWriter, StreamingDataset
     from streaming.base.util import clean_stale_shared_memory
 
-__all__ = ["turbo", "write"]
-
 
 def write(samples: Iterator[Encoded], folder: Path) -> None:
     with MDSWriter(out=str(folder), columns=dict.fromkeys(SHAPES, "bytes"), size_limit="64mb") as writer:

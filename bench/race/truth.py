@@ -10,8 +10,6 @@ from bench.race.contenders import BATCH, SHAPES, SIZE
 from bench.race.decoding import Sample, pillow
 from bench.race.formats import members
 
-__all__ = ["BOUND", "Truth"]
-
 BOUND = 8.0
 """levels of 255 that the mean difference of each of the four arrays must stay below; even aliased scaling does"""
 

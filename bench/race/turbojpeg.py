@@ -15,8 +15,6 @@ from simplejpeg import decode_jpeg
 from bench.race.contenders import SHAPES, SIZE
 from bench.race.decoding import Encoded, Sample
 
-__all__ = ["half", "turbo"]
-
 cv2.setNumThreads(0)  # the workers are the threads
 
 

@@ -11,8 +11,6 @@ from bench.race import decoding
 from bench.race.contenders import BATCH, SHAPES, WORKERS, Batch
 from bench.race.decoding import Encoded, Sample
 
-__all__ = ["half", "pillow", "turbo"]
-
 
 def pillow(folder: Path) -> Iterator[Batch]:
     return _epochs(folder, decoding.pillow)

@@ -18,8 +18,8 @@ from bench.gpu_scale import Scale
 from pipeline.batch import Batch
 from pipeline.decode import make_decoder
 from pipeline.loader import Loader, LoaderConfig
-from shards.dataset import Dataset
-from shards.images import encoded
+from shards.format.dataset import Dataset
+from shards.format.images import encoded
 
 Record = Callable[[str, object], None]
 BATCHES = 8

@@ -1,0 +1,1 @@
+"""Samples to shards, on this machine or on many."""

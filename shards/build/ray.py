@@ -1,0 +1,100 @@
+"""Units of work as tasks of a Ray cluster: a machine that is lost costs what it was at, and others do that again."""
+
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shards.errors import InputError
+from shards.format.depth import Device
+
+U = TypeVar("U")
+R = TypeVar("R")
+
+AHEAD = 4
+"""tasks a core of the cluster that are known to it; memory does not grow with the number of the others"""
+LIVES = 5
+"""machines or workers that may be lost at the same unit before it is told to be the unit's fault"""
+
+
+def on_ray(
+    do: Callable[[U], R], units: Sequence[U], address: str | None, device: Device | None
+) -> Generator[tuple[int, R]]:
+    """Yields the number and the result of each unit as it is done.
+
+    Raises InputError if Ray is not installed or the cluster cannot be reached, and if a unit has cost LIVES workers.
+    """
+    with _connected(address) as ray:
+        cluster = ray.cluster_resources()
+        gpu = device in ("auto", "cuda") and cluster.get("GPU", 0) > 0
+        # max_calls: a worker that has a GPU would otherwise end after each shard, and the next load the teacher anew.
+        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_calls=0, max_retries=LIVES - 1)(_done)
+        most = max(64, AHEAD * int(cluster.get("CPU", 1)))
+        here, waiting = Path.cwd(), enumerate(units)
+        running = {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, most)}
+        while running:
+            done, _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done[0]), _result(ray, done[0])
+            running |= {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, 1)}
+
+
+def _done(do: Callable[[U], R], unit: U, here: Path) -> R:
+    """In the folder `here`, where there is one, so that relative paths mean what they mean to whoever gave them."""
+    with suppress(OSError):
+        os.chdir(here)
+    return do(unit)
+
+
+def _result(ray: Any, done: Any) -> Any:
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        why = " ".join(str(error).split())
+        raise InputError(
+            f"{LIVES} workers in turn were lost at the same shard ({why[:300]}). Run again to go on."
+        ) from None
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Ray, with this code on all machines of its cluster."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("engine ray needs one more package: pip install -r requirements-ray.txt") from None
+    _check(address or os.environ.get("RAY_ADDRESS", ""))
+    here = str(Path(__file__).parents[1])
+    try:
+        ray.init(
+            address,
+            runtime_env={"py_modules": [here]},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster that can be joined: {error}. Do RAY_AUTH_MODE and RAY_AUTH_TOKEN say here what they say "
+            "there? `ray start --head` begins a cluster."
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Raises InputError if nobody listens at HOST:PORT, which Ray would wait for for ten minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # one of Ray's own words, such as auto
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(f"{address}: no Ray cluster there ({error}). `ray start --head` begins one.") from None

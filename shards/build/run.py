@@ -1,0 +1,150 @@
+"""Units of work in processes of this machine; none outlives the command that started it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Literal, Protocol, TypeVar
+
+from PIL import Image
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from shards.build.ray import on_ray
+from shards.errors import InputError
+from shards.format.depth import Device
+
+
+class Sized(Protocol):
+    @property
+    def size(self) -> int:
+        """How many samples it is about, for the progress bar."""
+
+
+U = TypeVar("U", bound=Sized)
+R = TypeVar("R")
+
+
+AHEAD = 4
+"""units a worker that wait for it; of the others nothing is sent yet, so that memory does not grow with their number"""
+
+
+def in_processes(do: Callable[[U], R], units: Sequence[U], workers: int) -> Generator[tuple[int, R]]:
+    """Yields the number and the result of each unit as it is done. Raises InputError if a worker was killed."""
+    workers = min(workers, len(units))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+        running: dict[Future[R], int] = {}
+        try:
+            for number, unit in enumerate(units):
+                running[pool.submit(do, unit)] = number
+                if len(running) >= AHEAD * workers:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker was killed (out of memory?). Run again to go on, with fewer --workers."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(running: dict[Future[R], int]) -> Generator[tuple[int, R]]:
+    """Waits for one at least, and takes what is done out of `running`."""
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def _begin_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with it: an orphan would write into the run that continues this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What does the work, a shard at a time. The result does not depend on it."""
+
+    workers: int = os.cpu_count() or 1
+    """processes of this machine; where a teacher predicts there is one, which uses all cores"""
+    engine: Literal["processes", "ray"] = "processes"
+    """processes of this machine, or tasks all over a Ray cluster (pip install -r requirements-ray.txt); all of its
+    machines must reach what is read and written under the same path or URL"""
+    ray_address: str | None = None
+    """of the cluster's head, as `ray start` prints it; if not given, RAY_ADDRESS, the cluster that this machine is part
+    of, or one of this machine alone"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError("workers must be at least 1.")
+        if self.ray_address and self.engine != "ray":
+            raise InputError(f"ray-address {self.ray_address}: only --engine ray has one.")
+
+
+def run_units(
+    do: Callable[[U], R], units: Sequence[U], engine: RunConfig, *, total: int, device: Device | None = None
+) -> list[R]:
+    """Does every unit; returns the results in the order of the units.
+
+    The progress bar counts to `total` samples and begins at what is not in `units`. An error in one unit stops the
+    others before they begin. With a `device` a teacher predicts: it takes all cores of this machine, or on a cluster a
+    GPU if there is one. Raises InputError if workers were killed.
+    """
+    if not units:
+        return []
+    results: dict[int, R] = {}
+    with (
+        _progress(total, total - sum(unit.size for unit in units)) as advance,
+        closing(_results(do, units, engine, device)) as found,
+    ):
+        for number, result in found:
+            results[number] = result
+            advance(units[number].size)
+    return [results[number] for number in range(len(units))]
+
+
+def _results(
+    do: Callable[[U], R], units: Sequence[U], engine: RunConfig, device: Device | None
+) -> Generator[tuple[int, R]]:
+    if engine.engine == "ray":
+        return on_ray(do, units, engine.ray_address, device)
+    return in_processes(do, units, 1 if device else engine.workers)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f} samples/s")
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+        task = progress.add_task("samples", total=total, completed=done)
+        yield lambda samples: progress.advance(task, samples)

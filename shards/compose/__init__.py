@@ -1,1 +1,0 @@
-"""Cut-outs pasted on backgrounds."""

@@ -1,0 +1,210 @@
+"""An opened data set: the manifest, and its index, which says where every image of every sample lies.
+
+`index/*.npy` are memory-mapped, so that opening a data set costs milliseconds whatever its size:
+
+    samples.npy          a record a sample in shard order: for each component the block and the bytes of its image,
+                         or, for a shared component, the number of its image in shared_NAME.npy
+    shared_NAME.npy      block and bytes in shared.tar of every distinct image of the shared component NAME
+    keys.npy             a fixed-width name a sample; read only to name a sample to a person
+    SPLIT.npy            the rows of samples.npy that are in the split; a row in none is left out
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tokenize import TokenError
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.format.manifest import Manifest, Shard, StoredComponent
+from shards.format.schema import SHARED_TAR
+from shards.format.storage import Folder, LocalFolder
+from shards.format.tar import BLOCK
+
+
+class Locations(NamedTuple):
+    """Where some images lie: number of the file in `Dataset.files`, offset and size in bytes; int64 (N,) each."""
+
+    file: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+
+class Files:
+    """The paths of a data set's tars, by number. Kept as paths, 100,000 of them would take 0.4 s and 17 MB."""
+
+    def __init__(self, root: Path, names: list[str]) -> None:
+        self._root, self._names = root, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, number: int) -> Path:
+        return self._root / self.name(number)
+
+    def name(self, number: int) -> str:
+        return self._names[number]
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self._root / name for name in self._names)
+
+
+class Dataset:
+    """An opened data set: the manifest, and its index as memory-mapped arrays.
+
+    root: folder on this machine with the index. folder: where the tars lie, which may be elsewhere.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, folder: Folder | None = None) -> None:
+        self.root, self.manifest, self.folder = root, manifest, folder or LocalFolder(root)
+        self.files = Files(root, [*(shard.name for shard in manifest.shards), SHARED_TAR])
+        self._samples = self._array("samples")
+        self._keys = self._array("keys")
+        self._shared = {name: self._array(f"shared_{name}") for name, c in manifest.components.items() if c.shared}
+        self.first_row = np.cumsum([0, *(shard.samples for shard in manifest.shards)])
+
+    @classmethod
+    def open(cls, root: Path, folder: Folder | None = None) -> "Dataset":
+        """Raises InputError if `root` holds no data set, one of another version, or one with files missing."""
+        return cls(Path(root), Manifest.read(Path(root)), folder)
+
+    def __reduce__(self) -> tuple[Callable[..., "Dataset"], tuple[Path, Folder]]:
+        """Another process of this machine opens it again."""
+        return Dataset.open, (self.root, self.folder)
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def split(self, name: str) -> NDArray[np.uint32]:
+        """The rows of a split, ascending, memory-mapped. Raises InputError if it is empty or does not exist."""
+        if not self.manifest.splits.get(name):
+            have = ", ".join(f"{split} ({count})" for split, count in self.manifest.splits.items())
+            raise InputError(f"{self.root}: no samples in split {name!r}; it has {have}.")
+        return self._array(name)
+
+    def key(self, row: int) -> str:
+        """The sample's key, by which its files are named."""
+        return bytes(self._keys[row]).decode()
+
+    def shard_of(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The number in `files` of the tar that each sample lies in, int64 (N,)."""
+        return np.searchsorted(self.first_row, rows, side="right") - 1
+
+    def locate(self, component: str, rows: NDArray[np.integer]) -> Locations:
+        """Where the images of one component of the samples in `rows` (N,) lie."""
+        if component in self._shared:
+            return self.locate_shared(component, self.shared_number(component, rows))
+        found = self._samples[component][rows]
+        return Locations(self.shard_of(rows), *_bytes(found))
+
+    def shared_number(self, component: str, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Which of the shared component's distinct images the samples in `rows` (N,) have, int64 (N,)."""
+        return np.asarray(self._samples[component][rows], dtype=np.int64)
+
+    def locate_shared(self, component: str, numbers: NDArray[np.integer]) -> Locations:
+        """Where the distinct images of these numbers (N,) lie."""
+        found = self._shared[component][numbers]
+        return Locations(np.full(len(numbers), len(self.files) - 1), *_bytes(found))
+
+    def read(self, places: Locations) -> Iterator[bytes]:
+        """The bytes of the images at `places`; a tar is opened once for all that follow each other in it."""
+        names = [self.files.name(number) for number in places.file.tolist()]
+        return self.folder.pieces(list(zip(names, places.offset.tolist(), places.size.tolist(), strict=True)))
+
+    def contents(self, number: int) -> "Contents":
+        """One shard, by its number."""
+        begin, end = self.first_row[number : number + 2].tolist()
+        return Contents(
+            self.folder,
+            self.manifest.shards[number],
+            self.manifest.components,
+            np.asarray(self._keys[begin:end]),
+            np.asarray(self._samples[begin:end]),
+            {name: np.asarray(array) for name, array in self._shared.items()},
+        )
+
+    def _array(self, name: str) -> NDArray[Any]:
+        path = self.root / "index" / f"{name}.npy"
+        try:
+            array: NDArray[Any] = np.load(path, mmap_mode="r")
+            return array
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a header's Python
+            raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or convert again.") from error
+
+
+@dataclass(frozen=True)
+class Contents:
+    """One shard, its samples, and where their images lie: all that another machine needs to work on it.
+
+    keys: bytes (N,). samples: as in samples.npy, (N,). shared: shared_NAME.npy by component. The arrays are views of
+    the index, and copied only when they are sent.
+    """
+
+    folder: Folder
+    shard: Shard
+    components: dict[str, StoredComponent]
+    keys: NDArray[np.bytes_]
+    samples: NDArray[Any]
+    shared: dict[str, NDArray[Any]]
+
+    @property
+    def size(self) -> int:
+        return len(self.keys)
+
+    def key(self, number: int) -> str:
+        return bytes(self.keys[number]).decode()
+
+    def images(self, name: str, tar: bytes) -> Iterator[bytes]:
+        """One component of every sample, in their order. `tar` holds the shard, which is read once for all of them."""
+        if name not in self.shared:
+            return _cut(tar, self.samples[name])
+        return _cut(_whole(self.folder, SHARED_TAR), self.shared[name][self.samples[name]])
+
+    def distinct(self, name: str, tar: bytes) -> Iterator[bytes]:
+        """The distinct images of a shared component. `tar` is shared.tar."""
+        return _cut(tar, self.shared[name])
+
+
+def _cut(tar: bytes, places: NDArray[Any]) -> Iterator[bytes]:
+    offsets, sizes = _bytes(places)
+    return (tar[begin : begin + size] for begin, size in zip(offsets.tolist(), sizes.tolist(), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _whole(folder: Folder, name: str) -> bytes:
+    """Remembered, because every shard has its images in the same shared tar."""
+    return folder.read(name)
+
+
+@contextmanager
+def reading(folder: Folder) -> Iterator[Dataset]:
+    """The data set in a folder. Of one at a URL, the index is downloaded, and checked, for as long as this lasts.
+
+    Raises InputError if there is none, or a part of it is missing or damaged.
+    """
+    if isinstance(folder, LocalFolder):
+        yield Dataset.open(folder.path)
+        return
+    manifest = Manifest.read(folder)
+    with tempfile.TemporaryDirectory(prefix="sluice-") as temporary:
+        root = LocalFolder(Path(temporary))
+        for name, sha256 in manifest.index.items():
+            data = folder.read(f"index/{name}")
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise InputError(f"{folder}/index/{name}: its digest is not the one in the manifest. Copy it again.")
+            root.write(f"index/{name}", data)
+        for name in ("manifest.json", "left-out.tsv"):
+            if folder.exists(name):
+                root.write(name, folder.read(name))
+        yield Dataset.open(root.path, folder)
+
+
+def _bytes(found: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return found["block"].astype(np.int64) * BLOCK, found["bytes"].astype(np.int64)

@@ -1,1 +1,0 @@
-"""Looking at a data set: in words, as a contact sheet, as a page."""

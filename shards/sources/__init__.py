@@ -1,1 +1,0 @@
-"""Image files, and tars made elsewhere: what there is, joined to samples."""
