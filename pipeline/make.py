@@ -143,7 +143,7 @@ class BatchMaker:
 
     def _name(self, member: int) -> str:
         row = self._rows[member]
-        shard = self._dataset.files[int(self._dataset.shard_of(np.array([row]))[0])].name
+        shard = self._dataset.tars[int(self._dataset.shard_of(np.array([row]))[0])].name
         return f"{self._dataset.key(int(row))} in {shard}"
 
     @property

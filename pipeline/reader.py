@@ -23,7 +23,7 @@ MOST_OPEN = 256
 
 class Tars(Protocol):
     def open(self, number: int) -> int:
-        """A descriptor, to read from, of the tar of this number in `Dataset.files`; whoever asks closes it."""
+        """A descriptor, to read from, of the tar of this number in `Dataset.tars`; whoever asks closes it."""
 
 
 class LocalTars:
@@ -31,9 +31,8 @@ class LocalTars:
 
     def __init__(self, dataset: Dataset) -> None:
         """Raises InputError if a tar is missing or not as long as the manifest says, rather than in mid-epoch."""
-        self._files, manifest = dataset.files, dataset.manifest
-        shards = [*manifest.shards, *([manifest.shared] if manifest.shared else [])]
-        for shard in shards:
+        self._dataset = dataset
+        for shard in dataset.tars:
             found = _size(path := f"{dataset.root}/{shard.name}")
             if found != shard.bytes:
                 raise InputError(
@@ -41,7 +40,7 @@ class LocalTars:
                 )
 
     def open(self, number: int) -> int:
-        return os.open(self._files[number], os.O_RDONLY)
+        return os.open(self._dataset.tar_path(number), os.O_RDONLY)
 
 
 class Reader:

@@ -40,8 +40,7 @@ class Downloads:
         self._store = Store(folder, limit)
         folder.mkdir(parents=True, exist_ok=True)
         self.dataset = self._opened(folder)
-        manifest = self.dataset.manifest
-        self._shards = [*manifest.shards, *([manifest.shared] if manifest.shared else [])]
+        self._shards = self.dataset.tars
         self._wanted: list[int] = []
         self._queue: deque[int] = deque()
         self._under_way: set[int] = set()
@@ -50,7 +49,7 @@ class Downloads:
         self._threads: list[threading.Thread] = []
 
     def open(self, number: int) -> int:
-        """A read-only descriptor of the tar of this number in `dataset.files`, whole and checked; the caller closes it.
+        """A read-only descriptor of the tar of this number in `dataset.tars`, whole and checked; the caller closes it.
 
         Downloads it, or waits for whoever does. Raises InputError if it cannot be had, be it that an earlier attempt in
         the background has failed, and RuntimeError after `close`.
@@ -124,11 +123,11 @@ class Downloads:
             raise RuntimeError("these downloads are closed")
         if error := self._failed.get(number):
             raise InputError(error)
-        path, shard = self.dataset.files[number], self._shards[number]
+        path, shard = self.dataset.tar_path(number), self._shards[number]
         if (descriptor := self._store.open(path, shard.bytes)) is not None:
             return descriptor
         self._check_room([number])
-        wanted = [self.dataset.files[n] for n in self._wanted]
+        wanted = [self.dataset.tar_path(n) for n in self._wanted]
         return self._store.fill(path, shard.bytes, wanted, lambda partial: self._download(number, partial))
 
     def _download(self, number: int, path: Path) -> None:
@@ -173,7 +172,7 @@ class Downloads:
     def _touched(self, number: int) -> bool:
         """Whether the tar is there, which then counts as used now: other processes are to take older ones first."""
         try:
-            os.utime(self.dataset.files[number])
+            os.utime(self.dataset.tar_path(number))
         except FileNotFoundError:
             return False
         return True

@@ -57,7 +57,7 @@ def convert(
 
 def images(dataset: Dataset) -> dict[str, dict[str, bytes]]:
     """The bytes of every image that the index leads to, by key and component."""
-    tars = [path.read_bytes() if path.exists() else b"" for path in dataset.files]
+    tars = [dataset.tar_path(number).read_bytes() for number in range(len(dataset.tars))]
     found: dict[str, dict[str, bytes]] = {dataset.key(row): {} for row in range(len(dataset))}
     for name in dataset.manifest.components:
         places = dataset.locate(name, range(len(dataset)))  # type: ignore[arg-type]

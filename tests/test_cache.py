@@ -48,7 +48,7 @@ def test_a_part_is_decoded_each_time_only_as_far_as_it_is_not_kept(damaged: Path
         opened = Dataset.open(damaged)
         kept = opened.locate("mask", opened.split("train")[:91])
         for file, offset, size in zip(*kept, strict=True):
-            with opened.files[file].open("r+b") as tar:
+            with opened.tar_path(file).open("r+b") as tar:
                 tar.seek(offset)
                 tar.write(bytes(size))
         epochs(cached, 1)

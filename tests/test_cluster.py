@@ -143,7 +143,7 @@ def test_depth_by_a_teacher(cluster: Cluster, dataset: Path, teacher: Path, tmp_
 
 def test_what_is_wrong_is_said_in_a_line(cluster: Cluster, damaged: Path, teacher: Path, tmp_path: Path) -> None:
     place = (opened := Dataset.open(damaged)).locate("fg_bg", np.array([80]))
-    with opened.files[int(place.file[0])].open("r+b") as tar:
+    with opened.tar_path(int(place.file[0])).open("r+b") as tar:
         tar.seek(int(place.offset[0]))
         tar.write(b"no image")
     code, said = cluster.run("verify", damaged)

@@ -129,7 +129,7 @@ def overwrite(data: Path, component: str, row: int) -> None:
     """Puts zeros in the place of an image, so that it is none."""
     opened = Dataset.open(data)
     place = opened.locate(component, opened.split("train")[row : row + 1])
-    with opened.files[int(place.file[0])].open("r+b") as tar:
+    with opened.tar_path(int(place.file[0])).open("r+b") as tar:
         tar.seek(int(place.offset[0]))
         tar.write(bytes(int(place.size[0])))
 

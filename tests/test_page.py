@@ -207,7 +207,7 @@ def test_near_is_at_the_left_whichever_end_is_bright(damaged: Path, tmp_path: Pa
 def test_an_image_that_does_not_decode_is_named(damaged: Path, tmp_path: Path) -> None:
     dataset = Dataset.open(damaged)
     place = dataset.locate("mask", np.array([60]))
-    with dataset.files[int(place.file[0])].open("r+b") as tar:
+    with dataset.tar_path(int(place.file[0])).open("r+b") as tar:
         tar.seek(int(place.offset[0]))
         tar.write(bytes(int(place.size[0])))
     with pytest.raises(InputError, match=f"mask of {dataset.key(60)} does not decode"):

@@ -47,12 +47,12 @@ def test_what_is_opened_is_what_lies_there(
     if protocol == "memory":
         fsspec.filesystem("memory").put(str(dataset), "/of/ours", recursive=True)
     downloads = start(urls.get(protocol, s3.url))
-    numbers = range(len(downloads.dataset.files))
+    numbers = range(len(downloads.dataset.tars))
     downloads.prefetch(numbers)
     for number in numbers:
-        name = downloads.dataset.files[number].name
+        name = downloads.dataset.tars[number].name
         assert content(downloads, number) == (dataset / name).read_bytes()
-    assert downloads.dataset.files[-1].name == "shared.tar"
+    assert downloads.dataset.tars[-1].name == "shared.tar"
     index = {path.name: path.read_bytes() for path in (dataset / "index").iterdir()}
     assert {path.name: path.read_bytes() for path in (downloads.dataset.root / "index").iterdir()} == index
 
@@ -156,7 +156,7 @@ def test_a_tar_that_is_not_as_long_as_it_should_be_is_downloaded_again(
     server: Server, dataset: Path, start: Start
 ) -> None:
     downloads = start(server.url)
-    downloads.dataset.files[0].write_bytes(b"half of it")
+    downloads.dataset.tar_path(0).write_bytes(b"half of it")
     assert content(downloads, 0) == (dataset / FIRST).read_bytes()
 
 

@@ -119,7 +119,7 @@ def test_a_generated_data_set_leads_to_real_images(dataset: Path, tmp_path: Path
     assert len({many.key(row) for row in rows}) == 2_000
     for component in many.manifest.components:
         for file, offset, _ in zip(*many.locate(component, rows[::37]), strict=True):
-            with many.files[file].open("rb") as tar:
+            with many.tar_path(file).open("rb") as tar:
                 tar.seek(offset)
                 assert tar.read(3) in (b"\xff\xd8\xff", b"\x89PN")
 

@@ -65,7 +65,7 @@ def test_files_that_are_missing_are_found(damaged: Path) -> None:
 def test_a_digest_made_good_does_not_hide_an_image_that_does_not_decode(damaged: Path) -> None:
     opened, row = Dataset.open(damaged), 60
     place = opened.locate("depth", np.array([row]))
-    tar, path = opened.files[int(place.file[0])], damaged / "manifest.json"
+    tar, path = opened.tar_path(int(place.file[0])), damaged / "manifest.json"
     data = bytearray(tar.read_bytes())
     data[int(place.offset[0]) : int(place.offset[0] + place.size[0])] = bytes(int(place.size[0]))
     tar.write_bytes(data)

@@ -30,7 +30,7 @@ LIST = "samples.json"
 
 def images(dataset: Dataset, places: Locations) -> Iterator[NDArray[np.uint8]]:
     """Views of the encoded images at `places`."""
-    files = {number: np.memmap(dataset.files[number], np.uint8, "r") for number in np.unique(places.file).tolist()}
+    files = {number: np.memmap(dataset.tar_path(number), np.uint8, "r") for number in np.unique(places.file).tolist()}
     for file, offset, size in zip(*(column.tolist() for column in places), strict=True):
         yield files[file][offset : offset + size]
 

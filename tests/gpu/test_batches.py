@@ -144,7 +144,7 @@ def damaged(data: Path, tmp_path: Path) -> tuple[Path, int]:
     dataset = Dataset.open(root)
     row = int(dataset.split("train")[3])
     place = dataset.locate("fg_bg", np.array([row]))
-    shard = dataset.files[int(place.file[0])]
+    shard = dataset.tar_path(int(place.file[0]))
     original = shard.resolve()
     shard.unlink()
     shutil.copyfile(original, shard)
