@@ -1,4 +1,4 @@
-"""Units of work as tasks of a Ray cluster: a machine that is lost costs what it was at, and others do that again."""
+"""Units of work as tasks of a Ray cluster: a lost machine costs the units it was at, which others do again."""
 
 import itertools
 import logging
@@ -10,30 +10,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shards.errors import InputError
-from shards.format.depth import Device
 
 U = TypeVar("U")
 R = TypeVar("R")
 
-AHEAD = 4
-"""tasks a core of the cluster that are known to it; memory does not grow with the number of the others"""
+TASKS_PER_CORE = 4
+"""Tasks a core of the cluster that are known to it; memory does not grow with the number of the others."""
 LIVES = 5
-"""machines or workers that may be lost at the same unit before it is told to be the unit's fault"""
+"""Machines or workers that may be lost at the same unit before the unit itself is blamed."""
 
 
-def on_ray(
-    do: Callable[[U], R], units: Sequence[U], address: str | None, device: Device | None
-) -> Generator[tuple[int, R]]:
-    """Yields the number and the result of each unit as it is done.
+def on_ray(do: Callable[[U], R], units: Sequence[U], address: str | None, *, gpu: bool) -> Generator[tuple[int, R]]:
+    """Yield the number and the result of each unit as it is done; with `gpu` a unit gets a GPU, if there is any.
 
     Raises InputError if Ray is not installed or the cluster cannot be reached, and if a unit has cost LIVES workers.
     """
     with _connected(address) as ray:
         cluster = ray.cluster_resources()
-        gpu = device in ("auto", "cuda") and cluster.get("GPU", 0) > 0
+        gpus = int(gpu and cluster.get("GPU", 0) > 0)
         # max_calls: a worker that has a GPU would otherwise end after each shard, and the next load the teacher anew.
-        task = ray.remote(num_cpus=1, num_gpus=int(gpu), max_calls=0, max_retries=LIVES - 1)(_done)
-        most = max(64, AHEAD * int(cluster.get("CPU", 1)))
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=0, max_retries=LIVES - 1)(_done)
+        most = max(64, TASKS_PER_CORE * int(cluster.get("CPU", 1)))
         here, waiting = Path.cwd(), enumerate(units)
         running = {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, most)}
         while running:
@@ -43,7 +40,7 @@ def on_ray(
 
 
 def _done(do: Callable[[U], R], unit: U, here: Path) -> R:
-    """In the folder `here`, where there is one, so that relative paths mean what they mean to whoever gave them."""
+    """Do a unit in the folder `here`, where there is one, so that relative paths mean what they mean to the caller."""
     with suppress(OSError):
         os.chdir(here)
     return do(unit)
@@ -63,7 +60,7 @@ def _result(ray: Any, done: Any) -> Any:
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, with this code on all machines of its cluster."""
+    """Join the cluster, and send this code to all of its machines."""
     try:
         import ray
     except ImportError:
@@ -90,7 +87,7 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 
 def _check(address: str) -> None:
-    """Raises InputError if nobody listens at HOST:PORT, which Ray would wait for for ten minutes."""
+    """Raise InputError if nobody listens at HOST:PORT, for which Ray would wait ten minutes."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not (host and port.isdecimal()):
         return  # one of Ray's own words, such as auto

@@ -1,4 +1,4 @@
-"""Units of work in processes of this machine; none outlives the command that started it."""
+"""Units of work on all cores of this machine or of a cluster, with a progress bar; none outlives its command."""
 
 import multiprocessing
 import os
@@ -28,7 +28,10 @@ from rich.text import Text
 
 from shards.build.ray import on_ray
 from shards.errors import InputError
-from shards.format.depth import Device
+from shards.machine import cpu_count
+
+WAITING = 4
+"""Units a worker that wait for it; the others are not sent yet, so that memory does not grow with their number."""
 
 
 class Sized(Protocol):
@@ -41,57 +44,11 @@ U = TypeVar("U", bound=Sized)
 R = TypeVar("R")
 
 
-AHEAD = 4
-"""units a worker that wait for it; of the others nothing is sent yet, so that memory does not grow with their number"""
-
-
-def in_processes(do: Callable[[U], R], units: Sequence[U], workers: int) -> Generator[tuple[int, R]]:
-    """Yields the number and the result of each unit as it is done. Raises InputError if a worker was killed."""
-    workers = min(workers, len(units))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-        running: dict[Future[R], int] = {}
-        try:
-            for number, unit in enumerate(units):
-                running[pool.submit(do, unit)] = number
-                if len(running) >= AHEAD * workers:
-                    yield from _finished(running)
-            while running:
-                yield from _finished(running)
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker was killed (out of memory?). Run again to go on, with fewer --workers."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _finished(running: dict[Future[R], int]) -> Generator[tuple[int, R]]:
-    """Waits for one at least, and takes what is done out of `running`."""
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield running.pop(future), future.result()
-
-
-def _begin_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends with it: an orphan would write into the run that continues this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """What does the work, a shard at a time. The result does not depend on it."""
 
-    workers: int = os.cpu_count() or 1
+    workers: int = cpu_count()
     """processes of this machine; where a teacher predicts there is one, which uses all cores"""
     engine: Literal["processes", "ray"] = "processes"
     """processes of this machine, or tasks all over a Ray cluster (pip install -r requirements-ray.txt); all of its
@@ -108,33 +65,71 @@ class RunConfig:
 
 
 def run_units(
-    do: Callable[[U], R], units: Sequence[U], engine: RunConfig, *, total: int, device: Device | None = None
+    do: Callable[[U], R],
+    units: Sequence[U],
+    config: RunConfig,
+    *,
+    total: int,
+    exclusive: bool = False,
+    gpu: bool = False,
 ) -> list[R]:
-    """Does every unit; returns the results in the order of the units.
+    """Do every unit; return the results in the order of the units.
 
     The progress bar counts to `total` samples and begins at what is not in `units`. An error in one unit stops the
-    others before they begin. With a `device` a teacher predicts: it takes all cores of this machine, or on a cluster a
-    GPU if there is one. Raises InputError if workers were killed.
+    others before they begin. A unit that is `exclusive` uses all cores of this machine, one that wants a `gpu` gets one
+    of the cluster where there is one. Raises InputError if workers were killed.
     """
     if not units:
         return []
     results: dict[int, R] = {}
-    with (
-        _progress(total, total - sum(unit.size for unit in units)) as advance,
-        closing(_results(do, units, engine, device)) as found,
-    ):
-        for number, result in found:
+    if config.engine == "ray":
+        done = on_ray(do, units, config.ray_address, gpu=gpu)
+    else:
+        done = _in_processes(do, units, 1 if exclusive else min(config.workers, len(units)))
+    with _progress(total, total - sum(unit.size for unit in units)) as advance, closing(done):
+        for number, result in done:
             results[number] = result
             advance(units[number].size)
     return [results[number] for number in range(len(units))]
 
 
-def _results(
-    do: Callable[[U], R], units: Sequence[U], engine: RunConfig, device: Device | None
-) -> Generator[tuple[int, R]]:
-    if engine.engine == "ray":
-        return on_ray(do, units, engine.ray_address, device)
-    return in_processes(do, units, 1 if device else engine.workers)
+def _in_processes(do: Callable[[U], R], units: Sequence[U], workers: int) -> Generator[tuple[int, R]]:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    running: dict[Future[R], int] = {}
+    try:
+        for number, unit in enumerate(units):
+            running[pool.submit(do, unit)] = number
+            if len(running) >= WAITING * workers:
+                yield from _finished(running)
+        while running:
+            yield from _finished(running)
+    except BrokenProcessPool:
+        raise InputError("a worker was killed (out of memory?). Run again to go on, with fewer --workers.") from None
+    finally:
+        # Waits: an executor left to close its pipes by itself races with the interpreter's end (bad descriptor).
+        pool.shutdown(cancel_futures=True)
+
+
+def _finished(running: dict[Future[R], int]) -> Generator[tuple[int, R]]:
+    """Wait for one at least, and take what is done out of `running`."""
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it: an orphan would write into the run that continues this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 class _Rate(ProgressColumn):

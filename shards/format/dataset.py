@@ -9,9 +9,9 @@
     SPLIT.npy            the rows of samples.npy that are in the split; a row in none is left out
 """
 
-import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.manifest import Manifest, Shard, StoredComponent
+from shards.format.images import ImageFormat
+from shards.format.manifest import Manifest, Shard
 from shards.format.schema import SHARED_TAR
-from shards.format.storage import Folder, LocalFolder
+from shards.format.storage import Folder, LocalFolder, RemoteFolder, replacing, write_bytes
 from shards.format.tar import BLOCK
 
 
@@ -45,7 +46,7 @@ class Dataset:
 
     def __init__(self, root: Path, manifest: Manifest, folder: Folder | None = None) -> None:
         self.root, self.manifest, self.folder = root, manifest, folder or LocalFolder(root)
-        self.tars = [*manifest.shards, *([manifest.shared] if manifest.shared else [])]
+        self.tars = manifest.tars
         self._samples = self._array("samples")
         self._keys = self._array("keys")
         self._shared = {name: self._array(f"shared_{name}") for name, c in manifest.components.items() if c.shared}
@@ -56,60 +57,56 @@ class Dataset:
         """Raises InputError if `root` holds no data set, one of another version, or one with files missing."""
         return cls(Path(root), Manifest.read(Path(root)), folder)
 
-    def __reduce__(self) -> tuple[Callable[..., "Dataset"], tuple[Path, Folder]]:
-        """Another process of this machine opens it again."""
-        return Dataset.open, (self.root, self.folder)
-
     def __len__(self) -> int:
         return self.manifest.samples
 
     def tar_path(self, number: int) -> Path:
-        """Where the tar of this number in `tars` lies on this machine."""
+        """Tell where the tar of this number in `tars` lies on this machine."""
         return self.root / self.tars[number].name
 
     def split(self, name: str) -> NDArray[np.uint32]:
-        """The rows of a split, ascending, memory-mapped. Raises InputError if it is empty or does not exist."""
+        """Return the rows of a split, ascending, memory-mapped. Raises InputError if it is empty or does not exist."""
         if not self.manifest.splits.get(name):
             have = ", ".join(f"{split} ({count})" for split, count in self.manifest.splits.items())
             raise InputError(f"{self.root}: no samples in split {name!r}; it has {have}.")
         return self._array(name)
 
     def key(self, row: int) -> str:
-        """The sample's key, by which its files are named."""
+        """Return the sample's key, by which its files are named."""
         return bytes(self._keys[row]).decode()
 
     def shard_of(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The number in `files` of the tar that each sample lies in, int64 (N,)."""
+        """Tell the number in `tars` of the one that each sample lies in, int64 (N,)."""
         return np.searchsorted(self.first_row, rows, side="right") - 1
 
     def locate(self, component: str, rows: NDArray[np.integer]) -> Locations:
-        """Where the images of one component of the samples in `rows` (N,) lie."""
+        """Tell where the images of one component of the samples in `rows` (N,) lie."""
         if component in self._shared:
             return self.locate_shared(component, self.shared_number(component, rows))
         found = self._samples[component][rows]
         return Locations(self.shard_of(rows), *_bytes(found))
 
     def shared_number(self, component: str, rows: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Which of the shared component's distinct images the samples in `rows` (N,) have, int64 (N,)."""
+        """Tell which of the shared component's distinct images the samples in `rows` (N,) have, int64 (N,)."""
         return np.asarray(self._samples[component][rows], dtype=np.int64)
 
     def locate_shared(self, component: str, numbers: NDArray[np.integer]) -> Locations:
-        """Where the distinct images of these numbers (N,) lie."""
+        """Tell where the distinct images of these numbers (N,) lie."""
         found = self._shared[component][numbers]
         return Locations(np.full(len(numbers), len(self.manifest.shards)), *_bytes(found))
 
     def read(self, places: Locations) -> Iterator[bytes]:
-        """The bytes of the images at `places`; a tar is opened once for all that follow each other in it."""
+        """Read the images at `places`; a tar is opened once for all that follow each other in it."""
         names = [self.tars[number].name for number in places.file.tolist()]
-        return self.folder.pieces(list(zip(names, places.offset.tolist(), places.size.tolist(), strict=True)))
+        return self.folder.ranges(list(zip(names, places.offset.tolist(), places.size.tolist(), strict=True)))
 
-    def contents(self, number: int) -> "Contents":
-        """One shard, by its number."""
+    def contents(self, number: int) -> "ShardContents":
+        """Return one shard, by its number."""
         begin, end = self.first_row[number : number + 2].tolist()
-        return Contents(
+        return ShardContents(
             self.folder,
             self.manifest.shards[number],
-            self.manifest.components,
+            {name: self.manifest.image_format(name) for name in self.manifest.components},
             np.asarray(self._keys[begin:end]),
             np.asarray(self._samples[begin:end]),
             {name: np.asarray(array) for name, array in self._shared.items()},
@@ -125,36 +122,37 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """One shard, its samples, and where their images lie: all that another machine needs to work on it.
+class ShardContents:
+    """One shard, its samples, and where their images lie: all that another process or machine needs to work on it.
 
-    keys: bytes (N,). samples: as in samples.npy, (N,). shared: shared_NAME.npy by component. The arrays are views of
-    the index, and copied only when they are sent.
+    formats: by component. samples: as in samples.npy, (N,). shared: shared_NAME.npy by component. The arrays are views
+    of the index, and copied only when they are sent.
     """
 
     folder: Folder
     shard: Shard
-    components: dict[str, StoredComponent]
-    keys: NDArray[np.bytes_]
+    formats: dict[str, ImageFormat]
+    encoded_keys: NDArray[np.bytes_]
     samples: NDArray[Any]
     shared: dict[str, NDArray[Any]]
 
     @property
     def size(self) -> int:
-        return len(self.keys)
+        return len(self.encoded_keys)
 
-    def key(self, number: int) -> str:
-        return bytes(self.keys[number]).decode()
+    @property
+    def keys(self) -> list[str]:
+        return [key.decode() for key in self.encoded_keys.tolist()]
 
-    def images(self, name: str, tar: bytes) -> Iterator[bytes]:
-        """One component of every sample, in their order. `tar` holds the shard, which is read once for all of them."""
-        if name not in self.shared:
-            return _cut(tar, self.samples[name])
-        return _cut(_whole(self.folder, SHARED_TAR), self.shared[name][self.samples[name]])
+    def images(self, name: str) -> Iterator[bytes]:
+        """Cut one component of every sample, in their order, from the shard, which is read whole."""
+        if name in self.shared:
+            return _cut(read_whole(self.folder, SHARED_TAR), self.shared[name][self.samples[name]])
+        return _cut(read_whole(self.folder, self.shard.name), self.samples[name])
 
-    def distinct(self, name: str, tar: bytes) -> Iterator[bytes]:
-        """The distinct images of a shared component. `tar` is shared.tar."""
-        return _cut(tar, self.shared[name])
+    def distinct(self, name: str) -> Iterator[bytes]:
+        """Cut the distinct images of a shared component from shared.tar."""
+        return _cut(read_whole(self.folder, SHARED_TAR), self.shared[name])
 
 
 def _cut(tar: bytes, places: NDArray[Any]) -> Iterator[bytes]:
@@ -162,33 +160,43 @@ def _cut(tar: bytes, places: NDArray[Any]) -> Iterator[bytes]:
     return (tar[begin : begin + size] for begin, size in zip(offsets.tolist(), sizes.tolist(), strict=True))
 
 
-@lru_cache(maxsize=1)
-def _whole(folder: Folder, name: str) -> bytes:
-    """Remembered, because every shard has its images in the same shared tar."""
+@lru_cache(maxsize=3)
+def read_whole(folder: Folder, name: str) -> bytes:
+    """Read a file. A shard, its index and the tar that all shards share are remembered until the next shard."""
     return folder.read(name)
 
 
 @contextmanager
-def reading(folder: Folder) -> Iterator[Dataset]:
-    """The data set in a folder. Of one at a URL, the index is downloaded, and checked, for as long as this lasts.
+def open_dataset(folder: Folder) -> Iterator[Dataset]:
+    """Open the data set in a folder. Of one at a URL, the index is downloaded for as long as this lasts.
 
     Raises InputError if there is none, or a part of it is missing or damaged.
     """
     if isinstance(folder, LocalFolder):
         yield Dataset.open(folder.path)
         return
-    manifest = Manifest.read(folder)
     with tempfile.TemporaryDirectory(prefix="sluice-") as temporary:
-        root = LocalFolder(Path(temporary))
-        for name, sha256 in manifest.index.items():
-            data = folder.read(f"index/{name}")
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise InputError(f"{folder}/index/{name}: its digest is not the one in the manifest. Copy it again.")
-            root.write(f"index/{name}", data)
-        for name in ("manifest.json", "left-out.tsv"):
-            if folder.exists(name):
-                root.write(name, folder.read(name))
-        yield Dataset.open(root.path, folder)
+        root = Path(temporary)
+        download_index(folder, folder.read("manifest.json"), root)
+        if folder.exists("left-out.tsv"):
+            folder.download("left-out.tsv", root / "left-out.tsv")
+        yield Dataset.open(root, folder)
+
+
+def download_index(folder: RemoteFolder, manifest: bytes, root: Path, stopped: threading.Event | None = None) -> None:
+    """Write `manifest`, which is the one in `folder`, and what `root` has not yet of the index to `root`.
+
+    For one process at a time, which may have been killed. Raises InputError if `manifest` is none, or if a part of the
+    index is missing or damaged; StoppedError soon after `stopped` is set.
+    """
+    index = Manifest.parse(manifest, f"{folder}/manifest.json").index
+    (root / "index").mkdir(parents=True, exist_ok=True)
+    LocalFolder(root / "index").sweep(None)
+    for name, sha256 in index.items():
+        if not (root / "index" / name).exists():
+            with replacing(root / "index" / name) as path:
+                folder.download(f"index/{name}", path, sha256=sha256, stopped=stopped)
+    write_bytes(root / "manifest.json", manifest)
 
 
 def _bytes(found: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,13 +1,8 @@
-"""Depth: float32 (H, W) in the unit of a DepthRange wherever it comes from, and how it becomes a stored image.
+"""Depth: float32 (H, W) in the unit of a DepthRange wherever it comes from, and how it becomes a stored image."""
 
-Measured: the background's depth is known, and the figure stands on its floor. From a teacher: shards.ingest.teacher predicts
-it from the finished image. Existing: files that `convert` takes as they are; their range is said on the command line.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +10,70 @@ from PIL import Image
 
 from shards.errors import InputError
 from shards.format.images import BadImage
-from shards.format.manifest import DepthRange
-
-METRES = DepthRange.metres(0.0, 10.0)
-"""Indoor scenes: NYU Depth v2 ends at 10 m, and one of 256 steps is 39 mm"""
 
 DepthFormat = Literal["jpg", "png", "png16"]
 STORED: dict[DepthFormat, tuple[str, int]] = {"jpg": ("jpg", 8), "png": ("png", 8), "png16": ("png", 16)}
-"""extension and bits of a value"""
-
-Device = Literal["auto", "cuda", "cpu"]
-"""that a depth model runs on; auto is cuda where there is one"""
+"""Extension and bits of a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExistingConfig:
+class DepthRange:
+    """What the least and the greatest value of a depth image mean, `black` and `white`; the others lie evenly between.
+
+    Where near is bright, `black` is the greater. The loader hands over depth that begins at `near`, however stored.
+    unit: "m" for metres along the optical axis, or "relative" where only the order is known (then 0 and 1).
+    """
+
+    black: float = 0.0
+    white: float = 1.0
+    unit: str = "relative"
+
+    def __post_init__(self) -> None:
+        if self.near < 0 or self.near == self.far:
+            raise InputError(
+                f"depth from {self.black} (black) to {self.white} (white): two different numbers from 0 are needed."
+            )
+
+    @classmethod
+    def metres(cls, black: float, white: float) -> "DepthRange":
+        return cls(black=black, white=white, unit="m")
+
+    @classmethod
+    def relative(cls, *, near_is_bright: bool) -> "DepthRange":
+        return cls(black=1.0, white=0.0) if near_is_bright else cls()
+
+    @property
+    def near(self) -> float:
+        return min(self.black, self.white)
+
+    @property
+    def far(self) -> float:
+        return max(self.black, self.white)
+
+    @property
+    def near_is_bright(self) -> bool:
+        return self.black > self.white
+
+    @property
+    def scale(self) -> tuple[str, float, float]:
+        """Equal where a value that the loader hands over means the same: in metres, whichever end is bright.
+
+        Relative depth that is bright where it is near is the inverse of depth as a rule, with other steps.
+        """
+        return (self.unit, self.near, self.far) if self.unit == "m" else (self.unit, self.black, self.white)
+
+    def __str__(self) -> str:
+        if self.unit == "m":
+            return f"{self.black:g} m (black) to {self.white:g} m (white)"
+        return f"relative, {'near' if self.near_is_bright else 'far'} is bright"
+
+
+METRES = DepthRange.metres(0.0, 10.0)
+"""Indoor scenes: NYU Depth v2 ends at 10 m, and one of 256 steps is 39 mm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExistingDepthConfig:
     """What depth images mean that are there already."""
 
     depth_metres: tuple[float, float] | None = None
@@ -50,19 +94,8 @@ class ExistingConfig:
         return DepthRange.relative(near_is_bright=self.near_is_bright)
 
 
-class DepthModel(Protocol):
-    """What depth is predicted by."""
-
-    @property
-    def depth_range(self) -> DepthRange:
-        """What its depth is to be stored as; it may predict values beyond."""
-
-    def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Depth (H, W) in the unit of `depth_range`, of each RGB image (H, W, 3)."""
-
-
 def load_millimetres(path: Path) -> Image.Image:
-    """A depth map stored as a 16-bit PNG in millimetres. Raises BadImage if there is none or it is anything else."""
+    """Load a depth map that is a 16-bit PNG in millimetres. Raises BadImage if there is none or it is anything else."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -74,9 +107,9 @@ def load_millimetres(path: Path) -> Image.Image:
 
 
 def depth_image(depth: NDArray[np.float32], depth_range: DepthRange, bits: int = 8) -> Image.Image:
-    """Depth (H, W) as a grey image of 8 or 16 bits: `depth_range.black` is 0, `depth_range.white` the greatest value.
+    """Draw depth (H, W) in grey of 8 or 16 bits: `depth_range.black` is 0, `depth_range.white` the greatest value.
 
-    What is beyond is cut off.
+    Values beyond the range are cut off.
     """
     share = np.clip((depth - depth_range.black) / (depth_range.white - depth_range.black), 0, 1)
     return Image.fromarray(np.uint8(share * 255 + 0.5) if bits == 8 else np.uint16(share * 65535 + 0.5))

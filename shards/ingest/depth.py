@@ -1,10 +1,8 @@
-"""A second pass over a data set: the same samples, with depth from a teacher. Composing needs cores, this a GPU."""
+"""`python -m shards depth`: the samples of a data set, with depth from a teacher. Composing needs cores, this a GPU."""
 
 import csv
-import hashlib
 import itertools
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,17 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.build.plan import Known, Plan, Work
-from shards.build.shard import LeftOut, Record, Sample, write_shard
 from shards.errors import InputError
-from shards.format.dataset import Contents, Dataset
+from shards.format.dataset import Dataset, ShardContents
 from shards.format.depth import STORED, DepthFormat, depth_image
-from shards.format.images import BadImage, checked, encoded, histogram
-from shards.format.manifest import SPLITS
-from shards.format.schema import BY_NAME, LONGEST_KEY
-from shards.format.splits import SplitConfig
-from shards.ingest.listing import IMAGES
-from shards.ingest.teacher import TeacherConfig, fingerprint_of, load_teacher, resolved
+from shards.format.images import BadImage, ImageFormat, LeftOut, decode_image, encode_image, histogram
+from shards.format.manifest import Shard, StoredComponent
+from shards.format.schema import BY_NAME, LONGEST_KEY, Sample
+from shards.format.splits import SPLITS, DivisionConfig
+from shards.ingest.job import Job, Plan, fingerprint, options_of
+from shards.ingest.teacher import TeacherConfig, load_teacher, model_digest, resolved
+from shards.machine import cpu_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,71 +31,43 @@ class DepthConfig(TeacherConfig):
     """jpg as in 2020, png without its loss, or png16: 16 bits a value"""
 
 
-def plan_depth(dataset: Dataset, config: DepthConfig) -> Work:
-    """Plans the pass over a data set, which may have depth already or none yet.
+def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
+    """Plan the pass over a data set, which may have depth already or none yet.
 
     Keys, splits, and all images but depth stay as they are. Raises InputError if there is no teacher.
     """
-    config = resolved(config)
-    manifest, (extension, bits) = dataset.manifest, STORED[config.format]
-    has = {name: component.extension for name, component in manifest.components.items()} | {"depth": extension}
-    components = {name: has[name] for name in BY_NAME}
-    units = [DepthUnit(dataset.contents(number), components, config) for number in range(len(manifest.shards))]
-    statistics = {name: found for name, found in manifest.statistics.items() if name != "depth"}
-    plan = Plan(
-        shards=tuple(shard.name for shard in manifest.shards),
-        components=components,
-        image_size=manifest.image_size,
+    config, manifest = resolved(config), dataset.manifest
+    extension, bits = STORED[config.format]
+    has = manifest.components | {"depth": StoredComponent(extension=extension, channels=1, bits=bits)}
+    options = options_of(config, "teacher", "device", "batch_size")
+    goal = replace(
+        manifest,
+        components={name: has[name] for name in BY_NAME},
         depth=config.depth_range,
-        split=SplitConfig(),
-        left_out=_left_out(dataset.root / "left-out.tsv"),
-        fingerprint=_fingerprint(dataset, config),
+        statistics={name: found for name, found in manifest.statistics.items() if name != "depth"},
+        shards=[Shard(shard.name) for shard in manifest.shards],
         sources=manifest.sources | {"depth": [config.called]},
-        storage=manifest.storage,
-        depth_bits=bits,
-        known=Known(_splits(dataset), manifest.split_by, statistics, manifest.counted),
-        verified=manifest.verified,
+        made_from=fingerprint(options, [(dataset.root / "manifest.json").read_bytes(), model_digest(config)]),
     )
-    return Work(plan, units, config.device)
-
-
-def _splits(dataset: Dataset) -> NDArray[np.int8]:
-    numbers = np.full(len(dataset), -1, np.int8)
-    for number, name in enumerate(SPLITS):
-        if dataset.manifest.splits.get(name):
-            numbers[dataset.split(name)] = number
-    return numbers
+    splits = {name: dataset.split(name).tolist() for name in SPLITS if manifest.splits.get(name)}
+    plan = Plan(manifest=goal, left_out=_left_out(dataset.root / "left-out.tsv"), split=DivisionConfig(), splits=splits)
+    units = [DepthUnit(dataset.contents(number), config) for number in range(len(manifest.shards))]
+    return Job(plan, units, exclusive=True, gpu=config.device != "cpu")
 
 
 def _left_out(path: Path) -> list[LeftOut]:
-    """What did not become part of the data set when it was made."""
+    """Read what did not become part of the data set when it was made."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return [LeftOut(*row) for row in list(csv.reader(file, delimiter="\t"))[1:]]
 
 
-def _fingerprint(dataset: Dataset, config: DepthConfig) -> str:
-    return hashlib.sha256(repr((dataset.manifest.to_json(), cache_key(config))).encode()).hexdigest()
-
-
-def cache_key(config: DepthConfig) -> DepthConfig:
-    """What the depth depends on. Devices and batch sizes differ in rounding at most, and may change."""
-    return replace(config, teacher=fingerprint_of(config), batch_size=1, device="auto")
-
-
-def _short(key: str) -> str:
-    if len(key.encode()) > LONGEST_KEY:
-        raise InputError(f"{key}: the name of a sample has {LONGEST_KEY} bytes at most in the tars that Sluice writes.")
-    return key
-
-
 @dataclass(frozen=True)
 class DepthUnit:
     """The samples of one shard."""
 
-    contents: Contents
-    components: dict[str, str]
+    contents: ShardContents
     config: DepthConfig
 
     @property
@@ -109,36 +78,29 @@ class DepthUnit:
     def size(self) -> int:
         return self.contents.size
 
-    def run(self, folder: Path) -> Record:
-        samples = labelled(self._stored(), self.config, self.components["fg_bg"])
-        return write_shard(folder / self.name, self.components, samples)
+    def samples(self) -> Iterator[Sample]:
+        """Predict a batch at a time: its images are decoded, and its depth is encoded, on all cores."""
+        teacher, stored = load_teacher(self.config), self._stored()
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            while batch := list(itertools.islice(stored, self.config.batch_size)):
+                depths = teacher.predict(list(pool.map(partial(_pixels, self.contents.formats["fg_bg"]), batch)))
+                yield from pool.map(partial(_with_depth, self.config), batch, depths)
 
     def _stored(self) -> Iterator[Sample]:
         """The samples as they are, without depth. Of images that stay as they are the statistics are known."""
-        names = [name for name in self.components if name != "depth"]
-        tar = self.contents.folder.read(self.name)
-        images = zip(*(self.contents.images(name, tar) for name in names), strict=True)
-        for number, one in enumerate(images):
-            yield Sample(_short(self.contents.key(number)), dict(zip(names, one, strict=True)), {})
+        names = [name for name in self.contents.formats if name != "depth"]
+        for key, *images in zip(self.contents.keys, *map(self.contents.images, names), strict=True):
+            if len(key.encode()) > LONGEST_KEY:
+                raise InputError(
+                    f"{key}: the name of a sample has {LONGEST_KEY} bytes at most in the tars that Sluice writes."
+                )
+            yield Sample(key, dict(zip(names, images, strict=True)), {})
 
 
-def labelled(samples: Iterable[Sample], config: DepthConfig, extension: str) -> Iterator[Sample]:
-    """The samples with depth that a teacher predicts from fg_bg as it is stored, a file of that extension.
-
-    A batch at a time: its images are decoded, and its depth is encoded, on all cores.
-    """
-    teacher, waiting = load_teacher(config), iter(samples)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while batch := list(itertools.islice(waiting, config.batch_size)):
-            depths = teacher.predict(list(pool.map(partial(_pixels, extension), batch)))
-            yield from pool.map(partial(_with_depth, config), batch, depths)
-
-
-def _pixels(extension: str, sample: Sample) -> NDArray[np.uint8]:
-    """fg_bg as uint8 (H, W, 3)."""
-    component = replace(BY_NAME["fg_bg"], formats=(IMAGES[f".{extension}"],))
+def _pixels(form: ImageFormat, sample: Sample) -> NDArray[np.uint8]:
+    """Decode fg_bg, uint8 (H, W, 3)."""
     try:
-        return np.asarray(checked(sample.images["fg_bg"], component, None).image)
+        return np.asarray(decode_image(sample.images["fg_bg"], form))
     except BadImage as bad:
         raise InputError(
             f"fg_bg of {sample.key}: {bad}. `python -m shards verify` lists all that is damaged."
@@ -148,5 +110,5 @@ def _pixels(extension: str, sample: Sample) -> NDArray[np.uint8]:
 def _with_depth(config: DepthConfig, sample: Sample, depth: NDArray[np.float32]) -> Sample:
     extension, bits = STORED[config.format]
     image = depth_image(depth, config.depth_range, bits)
-    data = {"depth": encoded(image, extension, full_chroma=True)}
-    return Sample(sample.key, sample.images | data, sample.histograms | {"depth": histogram(image)})
+    images = sample.images | {"depth": encode_image(image, extension, full_chroma=True)}
+    return Sample(sample.key, images, {"depth": histogram(image)})

@@ -4,7 +4,6 @@ The one module of this room that knows torch and transformers, which it imports 
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,22 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.depth import Device
-from shards.format.manifest import DepthRange
-
-DEFAULT = "depth-anything/Depth-Anything-V2-Small-hf"
+from shards.format.depth import METRES, DepthRange
+from shards.machine import cpu_count
 
 Predicts = Literal["auto", "metres", "near-is-bright", "near-is-dark"]
-INDOORS = (0.0, 10.0)
-"""metres; as in NYU Depth v2, and as `compose` stores measured depth"""
-
 T = TypeVar("T", bound="TeacherConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """What the numbers of a model mean that predicts depth, and how it runs."""
+class TeacherConfig:
+    """Which model predicts depth, what its numbers mean, and how it runs."""
 
+    teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"
+    """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
+    depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
     predicts: Predicts = "auto"
     """what the model's numbers are: metres, or relative to each image, greater where it is near (near-is-bright, the
     inverse of depth) or where it is far (near-is-dark); auto is what the model's configuration says"""
@@ -40,21 +37,14 @@ class PredictConfig:
     """depth that black and white stand for, of a model that predicts metres; beyond it is cut off. 0 10 if not given"""
     batch_size: int = 32
     """images that the model sees at once"""
-    device: Device = "auto"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto is cuda where there is one"""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"batch_size={self.batch_size}: at least 1 is needed.")
-        DepthRange.metres(*(self.metres or INDOORS))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherConfig(PredictConfig):
-    """Which model predicts depth."""
-
-    teacher: str = DEFAULT
-    """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
-    depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
+        if self.metres:
+            DepthRange.metres(*self.metres)
 
     @property
     def called(self) -> str:
@@ -63,9 +53,9 @@ class TeacherConfig(PredictConfig):
 
     @property
     def depth_range(self) -> DepthRange:
-        """What the depth is stored as, once `predicts` is resolved."""
+        """The range that the depth is stored in, once `predicts` is resolved."""
         if self.predicts == "metres":
-            return DepthRange.metres(*(self.metres or INDOORS))
+            return DepthRange.metres(*self.metres) if self.metres else METRES
         return DepthRange.relative(near_is_bright=self.predicts == "near-is-bright")
 
 
@@ -77,10 +67,12 @@ class Teacher:
         import torch
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-        self._device = torch.device(_chosen(config.device))
-        self._config = config
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device=cuda, but PyTorch finds no CUDA device. Use --device cpu.")
+        on_gpu = config.device != "cpu" and torch.cuda.is_available()
+        self._device, self._config = torch.device("cuda" if on_gpu else "cpu"), config
         _configuration(config.teacher)
-        with _told(config.teacher):
+        with _model_errors(config.teacher):
             # By Pillow even where there is torchvision, which scales a little differently.
             self._processor = AutoImageProcessor.from_pretrained(config.teacher, backend="pil")
             model, about = AutoModelForDepthEstimation.from_pretrained(config.teacher, output_loading_info=True)
@@ -88,26 +80,23 @@ class Teacher:
             some = ", ".join(sorted(about["missing_keys"])[:3])
             raise InputError(f"{config.teacher}: it has no weights for {some}, so its depth would be noise.")
         self._model = model.eval().to(self._device)
-        self._pool = ThreadPoolExecutor(os.cpu_count())
-
-    @property
-    def depth_range(self) -> DepthRange:
-        return self._config.depth_range
+        self._pool = ThreadPoolExecutor(cpu_count())
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Depth (H, W) of each RGB image (H, W, 3): metres, or 0 (near) to 1 (far) over each image.
+        """Predict depth (H, W) of each RGB image (H, W, 3): metres, or 0 (near) to 1 (far) over each image.
 
-        Raises InputError if it is no number.
+        Raises InputError if what the model says is no number.
         """
         size = self._config.batch_size
         parts = (self._outputs(images[i : i + size]) for i in range(0, len(images), size))
         return [self._depth(output) for part in parts for output in part]
 
     def _depth(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the model says, as depth. An image of one value is all near."""
-        if self.depth_range.unit == "m":
+        """Turn what the model says into depth. An image of one value is all near."""
+        depth_range = self._config.depth_range
+        if depth_range.unit == "m":
             return output
-        output = -output if self.depth_range.near_is_bright else output
+        output = -output if depth_range.near_is_bright else output
         from_nearest = output - output.min()
         share: NDArray[np.float32] = from_nearest / max(from_nearest.max(), np.finfo(np.float32).tiny)
         return share
@@ -115,45 +104,34 @@ class Teacher:
     def _outputs(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         import torch
 
-        cuda = self._device.type == "cuda"
+        teacher, cuda = self._config.teacher, self._device.type == "cuda"
         each = list(self._pool.map(lambda image: self._processor(images=image, return_tensors="pt"), images))
-        seen = {name: torch.cat([one[name] for one in each]).to(self._device) for name in each[0]}
-        # Half precision, not bfloat16, whose 8 bits are fewer than the steps of what is stored.
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, enabled=cuda):
-            outputs = self._fitting(seen)
-        outputs["predicted_depth"] = outputs["predicted_depth"].float()
-        found = self._scaled_back(outputs, [image.shape[:2] for image in images])
+        inputs = {name: torch.cat([one[name] for one in each]).to(self._device) for name in each[0]}
+        sizes = [image.shape[:2] for image in images]
+        try:
+            # Half precision, not bfloat16, whose 8 bits are fewer than the steps of what is stored.
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.float16, enabled=cuda):
+                outputs = self._model(**inputs)
+            outputs["predicted_depth"] = outputs["predicted_depth"].float()
+            found = self._processor.post_process_depth_estimation(outputs, target_sizes=sizes)
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"{teacher}: {error} Use a smaller --batch-size.") from None
+        except (AttributeError, ValueError) as error:
+            raise InputError(f"{teacher}: its processor makes no depth of the images' size ({error}).") from None
         depths = [one["predicted_depth"].cpu().numpy() for one in found]
         if not all(np.isfinite(depth).all() for depth in depths):
-            raise InputError(f"{self._config.teacher}: its depth is no number. Try --device cpu.")
+            raise InputError(f"{teacher}: its depth is no number. Try --device cpu.")
         return depths
-
-    def _fitting(self, seen: dict[str, Any]) -> Any:
-        import torch
-
-        try:
-            return self._model(**seen)
-        except torch.OutOfMemoryError as error:
-            raise InputError(f"{self._config.teacher}: {error} Use a smaller --batch-size.") from None
-
-    def _scaled_back(self, outputs: Any, sizes: list[tuple[int, ...]]) -> list[dict[str, Any]]:
-        try:
-            found: list[dict[str, Any]] = self._processor.post_process_depth_estimation(outputs, target_sizes=sizes)
-        except (AttributeError, ValueError) as error:
-            raise InputError(
-                f"{self._config.teacher}: its processor makes no depth of the images' size ({error})."
-            ) from None
-        return found
 
 
 @lru_cache(maxsize=1)
 def load_teacher(config: TeacherConfig) -> Teacher:
-    """The teacher of this process: it is loaded once, whatever the number of shards."""
+    """Load the teacher of this process: once, whatever the number of shards."""
     return Teacher(config)
 
 
 def resolved(config: T) -> T:
-    """`config` with what the model predicts, where that was left to it. Reads its configuration, not its weights.
+    """Fill in what the model predicts, where that was left to it. Reads its configuration, not its weights.
 
     Raises InputError if transformers is not installed, if there is no such model, or if it does not say; and if metres
     are asked of relative depth.
@@ -180,21 +158,21 @@ def _predicted(teacher: str, about: Any) -> Predicts:
     )
 
 
-def fingerprint_of(config: TeacherConfig) -> str:
-    """Tells two versions of a model apart: the commit of one on the hub, the digest of a folder's files."""
+def model_digest(config: TeacherConfig) -> bytes:
+    """Tell two versions of a model apart: by the commit of one on the hub, by the digest of a folder's files."""
     folder = Path(config.teacher)
     if not folder.is_dir():
-        return f"{config.teacher} {getattr(_configuration(config.teacher), '_commit_hash', None)}"
+        return f"{config.teacher} {getattr(_configuration(config.teacher), '_commit_hash', None)}".encode()
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".bin"):
             with path.open("rb") as file:
                 digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def _configuration(teacher: str) -> Any:
-    with _told(teacher):
+    with _model_errors(teacher):
         from transformers import AutoConfig
         from transformers.utils import logging
 
@@ -204,8 +182,8 @@ def _configuration(teacher: str) -> Any:
 
 
 @contextmanager
-def _told(teacher: str) -> Iterator[None]:
-    """Turns what transformers raises into InputError."""
+def _model_errors(teacher: str) -> Iterator[None]:
+    """Turn what transformers raises into InputError."""
     try:
         yield
     except ImportError as error:
@@ -216,11 +194,3 @@ def _told(teacher: str) -> Iterator[None]:
             f"{teacher}: no depth estimation model that can be loaded. Give a name on the Hugging Face hub, or a "
             f"folder that save_pretrained wrote, with its preprocessor_config.json. ({reason[:300]})"
         ) from error
-
-
-def _chosen(device: Device) -> str:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda, but PyTorch finds no CUDA device. Use --device cpu.")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

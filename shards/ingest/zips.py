@@ -1,7 +1,7 @@
 """A zip's directory read from front to back, member by member, and a member's bytes read in place.
 
-Python's zipfile makes an object of 500 bytes for each member before it names the first: 600 MB for 1.2 million. Here
-nothing is kept, and the order and the names are zipfile's.
+Python's zipfile makes an object of 500 bytes for each member before it names the first, and takes 3.5 times as long at
+1.2 million members (bench/LOG.md). Here nothing is kept; the order and the names are zipfile's.
 """
 
 import os
@@ -10,28 +10,27 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
 from shards.errors import InputError
 
 _END = struct.Struct("<4s4H2LH")
-"""end of the directory: ..., number of members, bytes of the directory, where it begins, bytes of the comment"""
+"""End of the directory: ..., number of members, bytes of the directory, where it begins, bytes of the comment."""
 _END64_AT = struct.Struct("<4sLQL")
-"""where the larger form of it lies, for zips over 4 GB or 65,535 members"""
+"""Where the larger form of it lies, for zips over 4 GB or 65,535 members."""
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
-"""directory entry: signature, versions, flags, method, time, CRC, packed, size, lengths of name, extra and comment, ..,
-header; the name, the extra fields and the comment follow"""
+"""Directory entry: signature, versions, flags, method, time, CRC, packed, size, lengths of name, extra and comment, ..,
+header; the name, the extra fields and the comment follow."""
 _LOCAL = struct.Struct("<4s22x2H")
-"""what lies before a member's bytes: ..., lengths of the name and of the extra fields that follow"""
+"""Before a member's bytes: ..., lengths of the name and of the extra fields that follow."""
 _FULL = 0xFFFFFFFF
-"""stands for a number that needs 8 bytes and is in the extra fields"""
+"""Stands for a number that needs 8 bytes and is in the extra fields."""
 _UTF8 = 0x800
-"""flag: the name is in UTF-8; else it is in code page 437"""
+"""Flag: the name is in UTF-8; else it is in code page 437."""
 
 
-class Member(NamedTuple):
+class ZipMember(NamedTuple):
     """A file in a zip: its path in there, where its header lies, its bytes as packed, how, and the CRC of its data."""
 
     path: str
@@ -41,26 +40,16 @@ class Member(NamedTuple):
     crc: int
 
 
-class _Directory(NamedTuple):
-    members: int
-    begin: int
-    shift: int
-    """bytes that were put before the zip, by which all its offsets are too small"""
-
-
-def is_zip(path: Path) -> bool:
-    return zipfile.is_zipfile(path)
-
-
-def members(path: Path) -> Iterator[Member]:
-    """The files in a zip, in the order of its directory. Raises InputError if that is not whole."""
+def zip_members(path: Path) -> Iterator[ZipMember]:
+    """List the files in a zip, in the order of its directory. Raises InputError if that is not whole."""
     with path.open("rb") as file:
         directory = _directory(file)
         if directory is None:
             raise _broken(path, "its directory is missing")
-        file.seek(directory.begin)
-        for _ in range(directory.members):
-            member = _next(file, directory.shift)
+        count, begin, shift = directory
+        file.seek(begin)
+        for _ in range(count):
+            member = _next(file, shift)
             if member is None:
                 raise _broken(path, "its directory is damaged")
             if not member.path.endswith("/"):
@@ -71,7 +60,8 @@ def _broken(path: Path, why: str) -> InputError:
     return InputError(f"{path}: not a whole zip ({why}). Copy it again.")
 
 
-def _directory(file: BinaryIO) -> _Directory | None:
+def _directory(file: BinaryIO) -> tuple[int, int, int] | None:
+    """Find the directory: its members, where it begins, and how many bytes before the zip its offsets leave out."""
     length = file.seek(0, os.SEEK_END)
     tail_at = max(0, length - _END.size - _END64_AT.size - _END64.size - 0xFFFF)
     file.seek(tail_at)
@@ -88,10 +78,10 @@ def _directory(file: BinaryIO) -> _Directory | None:
         if signature != b"PK\x06\x06":
             return None
     shift = end - size - begin
-    return _Directory(count, begin + shift, shift) if shift >= 0 else None
+    return (count, begin + shift, shift) if shift >= 0 else None
 
 
-def _next(file: BinaryIO, shift: int) -> Member | None:
+def _next(file: BinaryIO, shift: int) -> ZipMember | None:
     fixed = file.read(_ENTRY.size)
     if len(fixed) < _ENTRY.size or not fixed.startswith(b"PK\x01\x02"):
         return None
@@ -103,11 +93,11 @@ def _next(file: BinaryIO, shift: int) -> Member | None:
         path = rest[:name].decode("utf-8" if flags & _UTF8 else "cp437")
     except UnicodeDecodeError:
         return None
-    return Member(path.partition("\0")[0], header + shift, packed, method, crc)
+    return ZipMember(path.partition("\0")[0], header + shift, packed, method, crc)
 
 
 def _in_full(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int]:
-    """`packed` and `header` from the extra field 1, which has those of the three that are full, in their order."""
+    """Read `packed` and `header` from the extra field 1, which has those of the three that are full, in their order."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         if kind == 1:
@@ -118,14 +108,16 @@ def _in_full(extra: bytes, size: int, packed: int, header: int) -> tuple[int, in
 
 
 class Zips:
-    """Zips held open, to read members at the places that `members` told: no directory is read again."""
+    """Zips held open, to read members at the places that `zip_members` told: no directory is read again."""
 
     def __init__(self) -> None:
         self._files: dict[str, BinaryIO] = {}
 
-    def read(self, path: str, member: Member) -> bytes:
-        """The member's bytes. Raises OSError if they cannot be had, or are not what the zip's directory says."""
-        file = self._opened(path)
+    def read(self, path: str, member: ZipMember) -> bytes:
+        """Read the member's bytes. Raises OSError if they cannot be had, or are not what the zip's directory says."""
+        if path not in self._files:
+            self._files[path] = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
+        file = self._files[path]
         file.seek(member.header)
         local = file.read(_LOCAL.size)
         if not local.startswith(b"PK\x03\x04") or len(local) < _LOCAL.size:
@@ -136,23 +128,16 @@ class Zips:
             raise OSError(f"{member.path}: its checksum is not the one that the zip's directory has")
         return data
 
-    def _opened(self, path: str) -> BinaryIO:
-        if path not in self._files:
-            self._files[path] = Path(path).open("rb")  # noqa: SIM115 - closed by __exit__
-        return self._files[path]
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for file in self._files.values():
             file.close()
         self._files.clear()
 
 
-def _unpacked(data: bytes, member: Member) -> bytes:
+def _unpacked(data: bytes, member: ZipMember) -> bytes:
     if member.method == zipfile.ZIP_STORED:
         return data
     if member.method != zipfile.ZIP_DEFLATED:

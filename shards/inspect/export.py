@@ -1,4 +1,4 @@
-"""A data set back as image files, in the folders of 2020: the bytes as they are, so converting them gives it again."""
+"""`python -m shards export`: a data set back as image files, in the folders of 2020; converting them gives it again."""
 
 import hashlib
 import os
@@ -9,124 +9,114 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from shards.build.build import claim
-from shards.build.run import RunConfig, run_units
+from shards.build.build import claim, resume
+from shards.build.run import RunConfig
 from shards.errors import InputError
-from shards.format.dataset import Dataset
+from shards.format.dataset import Dataset, ShardContents
 from shards.format.manifest import Shard
 from shards.format.schema import BY_NAME, WORK, identity
-from shards.format.storage import PARTIAL, LocalFolder, write_bytes
+from shards.format.storage import PARTIAL, Folder, LocalFolder
 
 IN_A_FOLDER = 10_000
-"""samples a folder where the keys tell no round; it is what the folders of 2020 hold"""
+"""Samples a folder where the keys tell no round; as many as the folders of 2020 hold."""
 
 
-def export(root: Path, out: Path, workers: int) -> Dataset:
-    """Writes every image of the data set in `root` to `out`, or goes on with it. Returns the data set.
+def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
+    """Write every image of the data set to `out`, or go on with it.
 
     The files are OverlayedImages/FOLDER/KEY.jpg and its likes. FOLDER is the round that all keys tell, else a number.
     Backgrounds are Background/Shelves_NUMBER.jpg where the keys tell them, else Background/FOLDER/KEY.jpg.
-    Raises InputError if there is no data set, if a shard is damaged, or if `out` holds something else.
+    Raises InputError if a shard is damaged, or if `out` holds something else.
     """
-    dataset = Dataset.open(root)
     if out.exists() and any(out.iterdir()) and not (out / WORK).exists():
         raise InputError(f"{out}: not empty. Name a folder that is not there yet.")
-    stems = _stems(dataset)
-    identities = [identity(stem) for stem in stems]
-    numbered = None not in identities
-    shared = _shared_backgrounds(dataset, [one.bg for one in identities if one]) if numbered else {}
-    claim(LocalFolder(out), hashlib.sha256((root / "manifest.json").read_bytes()).hexdigest())
+    files = _files(dataset)
+    backgrounds = _shared_backgrounds(dataset)
+    fingerprint = hashlib.sha256((dataset.root / "manifest.json").read_bytes()).hexdigest()
+    claim(LocalFolder(out), fingerprint)
     LocalFolder(out).sweep(None)
     if dataset.manifest.shared:
-        _check(root, dataset.manifest.shared)
-    _write_backgrounds(dataset, out, shared)
-    own = [name for name in dataset.manifest.components if not (name == "bg" and shared)]
+        _refuse_damaged(dataset.folder, dataset.manifest.shared)
+    if backgrounds:
+        _write_backgrounds(dataset, out, backgrounds)
+    own = [name for name in dataset.manifest.components if not (name == "bg" and backgrounds)]
     units = [
-        _Unit(number, shard.samples)
-        for number, shard in enumerate(dataset.manifest.shards)
-        if not _mark(out, shard).exists()
+        _Unit(dataset.contents(number), files[begin : begin + shard.samples])
+        for number, (begin, shard) in enumerate(zip(dataset.first_row.tolist(), dataset.manifest.shards, strict=False))
     ]
-    run_units(partial(_write_shard, root, out, own, numbered), units, RunConfig(workers=workers), total=len(dataset))
-    return dataset
+    resume(partial(_write_shard, own), units, LocalFolder(out), fingerprint, config)
 
 
-def _stem(key: str) -> str:
-    """The key as a file name. `convert` would do the same to it, but for the folders that foreign tars have."""
-    return re.sub(r"[\s./\\]", "_", key)
-
-
-def _stems(dataset: Dataset) -> list[str]:
-    keys = [dataset.key(row) for row in range(len(dataset))]
+def _files(dataset: Dataset) -> list[PurePath]:
+    """Choose each sample's folder and file name, without an extension, for its key may not be one."""
     first: dict[str, str] = {}
-    for key in keys:
-        other = first.setdefault(_stem(key), key)
+    for key in (dataset.key(row) for row in range(len(dataset))):
+        # The key as `convert` would make it of a file's name; keys of foreign tars may have folders too.
+        other = first.setdefault(stem := re.sub(r"[\s./\\]", "_", key), key)
         if other != key:
-            raise InputError(f"{dataset.root}: samples {other!r} and {key!r} would both be {_stem(key)!r} as files.")
-    return list(first)
+            raise InputError(f"{dataset.folder}: samples {other!r} and {key!r} would both be {stem!r} as files.")
+    rounds = [known.round if (known := identity(stem)) else None for stem in first]
+    if None in rounds:
+        rounds = [str(row // IN_A_FOLDER) for row in range(len(first))]
+    return [PurePath(str(folder), stem) for folder, stem in zip(rounds, first, strict=True)]
 
 
-def _shared_backgrounds(dataset: Dataset, named: list[str]) -> dict[str, int]:
-    """The number in shared.tar of every background that the keys name; nothing if a name stands for several images."""
+def _shared_backgrounds(dataset: Dataset) -> dict[str, int]:
+    """Find the number in shared.tar of every background that the keys name; nothing if a name stands for several."""
     if not dataset.manifest.components["bg"].shared:
         return {}
-    pairs = set(zip(named, dataset.shared_number("bg", np.arange(len(named))).tolist(), strict=True))
+    known = [identity(dataset.key(row)) for row in range(len(dataset))]
+    names = [one.bg for one in known if one]
+    if len(names) < len(known):
+        return {}
+    pairs = set(zip(names, dataset.shared_number("bg", np.arange(len(names))).tolist(), strict=True))
     found = dict(pairs)
     return found if len(found) == len(pairs) else {}
 
 
-def _check(root: Path, shard: Shard) -> None:
-    if LocalFolder(root).sha256(shard.name) != shard.sha256:
-        raise InputError(f"{root / shard.name}: damaged. `python -m shards verify {root}` tells what else is.")
+def _refuse_damaged(folder: Folder, shard: Shard) -> None:
+    if folder.sha256(shard.name) != shard.sha256:
+        raise InputError(f"{folder}/{shard.name}: damaged. `python -m shards verify {folder}` tells what else is.")
 
 
-def _write_backgrounds(dataset: Dataset, out: Path, shared: dict[str, int]) -> None:
-    if not shared:
-        return
-    places = dataset.locate_shared("bg", np.array(list(shared.values())))
+def _write_backgrounds(dataset: Dataset, out: Path, backgrounds: dict[str, int]) -> None:
+    places = dataset.locate_shared("bg", np.array(list(backgrounds.values())))
     extension, folder = dataset.manifest.components["bg"].extension, out / BY_NAME["bg"].folder
     folder.mkdir(exist_ok=True)
-    for name, data in zip(shared, dataset.read(places), strict=True):
+    for name, data in zip(backgrounds, dataset.read(places), strict=True):
         _write(folder / f"Shelves_{name}.{extension}", data)
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A shard to be written, by its number, and its samples."""
+    """A shard, and the folder and name of each of its samples, without extension."""
 
-    number: int
-    size: int
+    contents: ShardContents
+    files: list[PurePath]
+
+    @property
+    def name(self) -> str:
+        return self.contents.shard.name
+
+    @property
+    def size(self) -> int:
+        return len(self.files)
 
 
-def _mark(out: Path, shard: Shard) -> Path:
-    return out / WORK / f"{shard.name}.done"
-
-
-def _write_shard(root: Path, out: Path, components: list[str], numbered: bool, unit: _Unit) -> None:
-    dataset = Dataset.open(root)
-    shard, first = dataset.manifest.shards[unit.number], int(dataset.first_row[unit.number])
-    _check(root, shard)
-    rows = np.arange(first, first + unit.size)
-    names = [_file(dataset.key(row), row, numbered) for row in rows.tolist()]
+def _write_shard(components: list[str], unit: _Unit, out: Path) -> bytes:
+    _refuse_damaged(unit.contents.folder, unit.contents.shard)
     for component in components:
-        places, extension = dataset.locate(component, rows), dataset.manifest.components[component].extension
-        folder = out / BY_NAME[component].folder
-        for inside in {name.parent for name in names}:
+        folder, extension = out / BY_NAME[component].folder, unit.contents.formats[component].extension
+        for inside in {file.parent for file in unit.files}:
             (folder / inside).mkdir(parents=True, exist_ok=True)
-        for name, data in zip(names, dataset.read(places), strict=True):
-            _write(folder / f"{name}.{extension}", data)
+        for file, data in zip(unit.files, unit.contents.images(component), strict=True):
+            _write(folder / f"{file}.{extension}", data)
     os.sync()
-    write_bytes(_mark(out, shard), b"")
-
-
-def _file(key: str, row: int, numbered: bool) -> PurePath:
-    """A sample's folder and name, without an extension."""
-    stem = _stem(key)
-    known = identity(stem) if numbered else None
-    return PurePath(known.round if known else str(row // IN_A_FOLDER), stem)
+    return b""
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all; on the disk once the whole shard is: a wait for every single file takes 7 times as long."""
+    """Write whole or not at all; on the disk once the whole shard is, for a wait for every file takes far longer."""
     temporary = path.with_name(f"{PARTIAL}{path.name}")
     temporary.write_bytes(data)
     temporary.replace(path)

@@ -1,18 +1,16 @@
-"""Is every byte of this data set what the manifest says, and does every image decode?"""
+"""`python -m shards verify`: is every byte what the manifest says, and does every image decode?"""
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from shards.build.run import RunConfig, run_units
-from shards.format.dataset import Contents, Dataset, reading
-from shards.format.images import BadImage, Size, checked
-from shards.format.manifest import Manifest, Shard, StoredComponent
-from shards.format.schema import BY_NAME, SHARED_TAR
+from shards.format.dataset import Dataset, ShardContents, open_dataset, read_whole
+from shards.format.images import BadImage, ImageFormat, decode_image
+from shards.format.manifest import Manifest, Shard
+from shards.format.schema import SHARED_TAR
 from shards.format.storage import Folder
-from shards.ingest.listing import IMAGES
 
 
 class Problem(NamedTuple):
@@ -22,8 +20,8 @@ class Problem(NamedTuple):
     what: str
 
 
-def verify(folder: Folder, engine: RunConfig) -> list[Problem]:
-    """Checks digests, indexes and images of a data set; returns all that is wrong, nothing if all is well.
+def verify(folder: Folder, config: RunConfig) -> list[Problem]:
+    """Check digests, indexes and images of a data set; return all that is wrong, nothing if all is well.
 
     Raises InputError if there is no data set to check.
     """
@@ -35,65 +33,48 @@ def verify(folder: Folder, engine: RunConfig) -> list[Problem]:
     ]
     if problems:
         return problems
-    with reading(folder) as dataset:
-        units = [_Check(dataset.contents(number), manifest.image_size) for number in range(len(manifest.shards))]
-        found = run_units(_Check.problems, units, engine, total=manifest.samples)
+    with open_dataset(folder) as dataset:
+        units = [dataset.contents(number) for number in range(len(manifest.shards))]
+        found = run_units(_check_shard, units, config, total=manifest.samples)
         return [problem for shard in found for problem in shard] + _check_shared(dataset)
 
 
-class _Check(NamedTuple):
-    contents: Contents
-    image_size: Size
-
-    @property
-    def size(self) -> int:
-        return self.contents.size
-
-    def problems(self) -> list[Problem]:
-        contents = self.contents
-        tar, problems = _read(contents.folder, contents.shard)
-        keys = [contents.key(number) for number in range(contents.size)]
-        for name, stored in contents.components.items():
-            if not (problems or stored.shared):
-                problems += _check_images(name, stored, self.image_size, contents.images(name, tar), keys)
-        return problems
+def _check_shard(contents: ShardContents) -> list[Problem]:
+    problems = _check_tar(contents.folder, contents.shard)
+    for name, form in contents.formats.items():
+        if not (problems or name in contents.shared):
+            problems += _check_images(name, form, contents.images(name), contents.keys)
+    return problems
 
 
 def _check_shared(dataset: Dataset) -> list[Problem]:
     if dataset.manifest.shared is None:
         return []
-    tar, problems = _read(dataset.folder, dataset.manifest.shared)
-    if problems:
-        return problems
-    contents = dataset.contents(0)
-    for name, stored in dataset.manifest.components.items():
-        if stored.shared:
-            names = [f"{SHARED_TAR} image {i}" for i in range(stored.shared)]
-            images = contents.distinct(name, tar)
-            problems += _check_images(name, stored, dataset.manifest.image_size, images, names)
+    problems, contents = _check_tar(dataset.folder, dataset.manifest.shared), dataset.contents(0)
+    for name in contents.shared if not problems else ():
+        images = list(contents.distinct(name))
+        names = [f"{SHARED_TAR} image {number}" for number in range(len(images))]
+        problems += _check_images(name, contents.formats[name], images, names)
     return problems
 
 
-def _read(folder: Folder, shard: Shard) -> tuple[bytes, list[Problem]]:
-    """A tar, and what is wrong with it and the index beside it."""
-    files = {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}
-    data = {name: folder.read(name) if folder.exists(name) else None for name in files}
-    problems = [
-        Problem(name, "its digest is not the one in the manifest" if found is not None else "is not there")
-        for name, found in data.items()
-        if found is None or hashlib.sha256(found).hexdigest() != files[name]
-    ]
-    return data[shard.name] or b"", problems
+def _check_tar(folder: Folder, shard: Shard) -> list[Problem]:
+    """Check a tar, and the index beside it."""
+    digests = {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}
+    problems = []
+    for name, digest in digests.items():
+        if not folder.exists(name):
+            problems.append(Problem(name, "is not there"))
+        elif hashlib.sha256(read_whole(folder, name)).hexdigest() != digest:
+            problems.append(Problem(name, "its digest is not the one in the manifest"))
+    return problems
 
 
-def _check_images(
-    name: str, stored: StoredComponent, size: Size, images: Iterable[bytes], called: list[str]
-) -> list[Problem]:
-    component = replace(BY_NAME[name], formats=(IMAGES[f".{stored.extension}"],), bits=stored.bits)
+def _check_images(name: str, form: ImageFormat, images: Iterable[bytes], called: list[str]) -> list[Problem]:
     problems = []
     for one, data in zip(called, images, strict=True):
         try:
-            checked(data, component, size)
+            decode_image(data, form)
         except BadImage as bad:
             problems.append(Problem(f"{one} {name}", f"{bad.kind}: {bad.detail}"))
     return problems
