@@ -85,13 +85,13 @@ def main(config: EvaluateConfig) -> None:
         size=read["size"],
         batch_size=config.batch_size,
         shuffle=False,
-        downloads=Path(read["downloads"]),
-        downloads_mib=read["downloads_mib"],
+        cache_dir=Path(read["cache_dir"]),
+        cache_limit=read["cache_limit"],
     )
     with Loader(wanted, device=device) as loader:
         checkpoint.refuse_other_depth(config.checkpoint, trained, data, loader.dataset.manifest.depth)
         metrics, picture = evaluate(model, loader, torch.float32)
-        print_table(f"{config.checkpoint} on {data}, {config.split} ({loader.plan.samples:,} samples)", metrics)
+        print_table(f"{config.checkpoint} on {data}, {config.split} ({loader.order.samples:,} samples)", metrics)
     run = config.checkpoint.resolve().parent.parent
     write_bytes(run / f"evaluation-{config.split}.json", (json.dumps(metrics, indent=1) + "\n").encode())
     save(run / f"evaluation-{config.split}.png", Image.fromarray(picture.numpy()))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import checkpoint
-from pipeline.decode import resized
+from pipeline.decode import resize
 from shards.errors import InputError, report_errors
 from shards.format.images import save
 from shards.format.manifest import DepthRange
@@ -35,7 +35,7 @@ def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Ten
     back to their size.
     """
     device = next(model.parameters()).device
-    pair = [resized(image[None], size or None).to(device) for image in (fg_bg, bg)]
+    pair = [resize(image[None], size or None).to(device) for image in (fg_bg, bg)]
     with torch.inference_mode():
         prediction = model(*pair)
         maps = torch.cat([prediction.coverage, prediction.depth], 1)

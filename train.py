@@ -87,7 +87,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TrainConfig":
-        loader = LoaderConfig(**{**plain["loader"], "downloads": Path(plain["loader"]["downloads"])})
+        loader = LoaderConfig(**{**plain["loader"], "cache_dir": Path(plain["loader"]["cache_dir"])})
         rest = {**plain, "loader": loader, "unet": UNetConfig(**plain["unet"]), "out": Path(plain["out"])}
         return cls(**rest)
 
@@ -144,7 +144,7 @@ def rate(config: TrainConfig, step: int, steps: int) -> float:
 def start(config: TrainConfig, ranks: Ranks) -> checkpoint.Training:
     """A training before its first step. The same seed gives the same weights on every rank."""
     torch.manual_seed(config.loader.seed)
-    loader = Loader(config.loader, rank=ranks.rank, world=ranks.world, device=ranks.device)
+    loader = Loader(config.loader, rank=ranks.rank, world_size=ranks.world, device=ranks.device)
     model = checkpoint.make_model(config.architecture, config.unet, ranks.device, loader.dataset)
     optimizer = torch.optim.AdamW(_groups(model, config.weight_decay))
     fp16 = computed_in(config.precision, ranks.device) == torch.float16
@@ -198,7 +198,7 @@ def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
         training.restore(last, ranks.device)
     saved = config.to_dict() | {"depth": asdict(training.loader.dataset.manifest.depth)}
     validation = replace(config.loader, split="val", shuffle=False)
-    held_out = Loader(validation, rank=ranks.rank, world=ranks.world, device=ranks.device)
+    held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world, device=ranks.device)
     dtype, losses_of = computed_in(config.precision, ranks.device), criterion(config)
     network = training.model if ranks.world == 1 else DistributedDataParallel(training.model)
     steps, totals = config.epochs * len(training.loader), torch.zeros(2, device=ranks.device)

@@ -57,8 +57,8 @@ NOTES = f"""\
 Medians of {REPEATS} fresh processes, imports not counted; batches of {BATCH}, 64 px, 2 threads, 100 backgrounds. What
 the first row takes, every data set takes: it is the small one that the others link to.
 
-- First batch: from before the loader is made, full shuffle. Windows: the same with `--window {WINDOW}`. Cold: the index
-  is not in the page cache. Then the parts of the first: manifest.json read, the index's arrays mapped, the sizes of the
+- First batch: from before the loader is made, full shuffle. Windows: with `--shuffle-window {WINDOW}`. Cold: the index is
+  not in the page cache. Then the parts of the first: manifest.json read, the index's arrays mapped, the sizes of the
   tars looked at; the rest is decoders, backgrounds and the batch itself.
 - Anonymous and mapped: grown after {BATCHES} batches. Mapped is page cache: ranks share it, and it goes when memory is
   short. A full shuffle touches the whole index, windows only their part.
@@ -177,7 +177,7 @@ def start(root: Path, window: int, cold: bool = False) -> Figures:
         import nvidia.dali  # noqa: F401  # takes longer than all that is measured here
     for path in (root / "index").iterdir() if cold else ():
         forget(path)
-    config = LoaderConfig(data=root, batch_size=BATCH, size=64, threads=2, window=window)
+    config = LoaderConfig(data=root, batch_size=BATCH, size=64, num_threads=2, shuffle_window=window)
     before, begin = State.now(), time.perf_counter()
     with Loader(config) as loader:
         batches = endless(loader)

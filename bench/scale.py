@@ -2,7 +2,7 @@
 
     python -m bench.scale --samples 400000 --machines 4 --rate 500 --bandwidth 1.25e9
 
-The order and the shards that are fetched ahead are the loader's own (pipeline.windows); only time is simulated. What is
+The order and the shards that are fetched ahead are the loader's own (pipeline.order); only time is simulated. What is
 assumed:
 
 - All machines are alike and in step. Each fetches every shard once an epoch, whole, because every global batch is
@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.order import Windows
 from pipeline.remote import THREADS
-from pipeline.windows import Windows
 from shards.errors import InputError, report_errors
 from shards.format.schema import COMPONENTS
 

@@ -182,7 +182,8 @@ class Downloads:
         if needed > limit:
             raise InputError(
                 f"{len(numbers)} shards of {self._origin.url} are needed at a time, {needed:,} bytes, but "
-                f"{self._store.folder} may hold {limit:,}. Set --downloads-mib {-(-needed >> 20)}, or lower --window."
+                f"{self._store.folder} may hold {limit:,}. Set --cache-limit {-(-needed >> 20)}, or lower "
+                "--shuffle-window."
             )
 
 

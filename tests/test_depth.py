@@ -197,7 +197,7 @@ def test_16_bits_come_through_the_loader_as_they_are(
     with loader(deep, decode=decode, **{"size": 0} | caching) as opened:
         for batch in (batch for _ in range(2) for batch in opened):
             if opened.config.size == 0:
-                assert np.array_equal(number(batch.depth)[:, 0], values[batch.row])
+                assert np.array_equal(number(batch.depth)[:, 0], values[batch.index])
             assert batch.depth.dtype == torch.uint16
             assert batch.depth.is_contiguous(memory_format=torch.channels_last)
             assert {one.dtype for one in (batch.fg_bg, batch.bg, batch.mask)} == {torch.uint8}
@@ -209,7 +209,7 @@ def test_16_bits_are_scaled_in_float_and_alike_from_decoder_and_cache(deep: Path
         first = number(batches[0].depth)
         for other in batches[1:]:
             assert np.array_equal(number(other.depth), first)
-        expected = np.stack([np.asarray(resized(Image.fromarray(values[row]), (24, 24))) for row in batches[0].row])
+        expected = np.stack([np.asarray(resized(Image.fromarray(values[row]), (24, 24))) for row in batches[0].index])
         apart = first[:, 0] - expected.astype(np.int64)
         assert np.abs(apart).max() <= 1
         assert np.abs(apart).mean() < 0.05  # rounded, not cut: that would be half a level less

@@ -21,7 +21,7 @@ from shards.errors import InputError
 from train import TrainConfig, rate
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--batch-size", "8", "--size", "32", "--width", "4", "--levels", "2", "--log-every", "5", "--threads", "1"]
+SMALL = ["--batch-size", "8", "--size", "32", "--width", "4", "--levels", "2", "--log-every", "5", "--num-threads", "1"]
 EPOCHS, STEPS = 6, 6 * 15
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from train import TrainConfig, computed_in, criterion, distributed, optimise, st
 def main(data: Path, wanted: str) -> None:
     scale = DRY if wanted == DRY.device else FULL
     batch = scale.learn_batch
-    read = LoaderConfig(data=data, size=scale.size, batch_size=batch, decode=scale.decode, threads=2)
+    read = LoaderConfig(data=data, size=scale.size, batch_size=batch, decode=scale.decode, num_threads=2)
     config = TrainConfig(loader=read, unet=UNetConfig(width=scale.width, levels=3), wandb="off")
     with distributed(wanted) as ranks:
         training = start(config, ranks)
@@ -32,14 +32,14 @@ def main(data: Path, wanted: str) -> None:
         others = [torch.empty_like(weights) for _ in range(ranks.world)]
         dist.all_gather(others, weights)
         held_out = LoaderConfig(**{**vars(read), "split": "val", "shuffle": False})
-        with Loader(held_out, rank=ranks.rank, world=ranks.world, device=ranks.device) as validation:
+        with Loader(held_out, rank=ranks.rank, world_size=ranks.world, device=ranks.device) as validation:
             metrics, _ = evaluate(training.model, validation, dtype)
             measured = torch.tensor(validation.stats.samples, device=ranks.device)
         dist.all_reduce(measured)
         if ranks.first:
             apart = max(float((other - weights).abs().max()) for other in others)
             said = {"world": ranks.world, "backend": dist.get_backend(), "weights_apart": apart}
-            counts = {"samples_measured": int(measured), "samples_in_split": validation.plan.samples}
+            counts = {"samples_measured": int(measured), "samples_in_split": validation.order.samples}
             print(json.dumps(said | counts | {"mask_iou": metrics["mask_iou"]}), flush=True)
 
 

@@ -49,7 +49,7 @@ def steps(training: Training, config: TrainConfig, device: torch.device, count: 
     training.model.train()
     for batch in itertools.islice(training.loader, count):
         optimise(training, training.model, batch, losses_of, dtype, config.clip)
-        seen.append(batch.row)
+        seen.append(batch.index)
     return seen
 
 
@@ -69,7 +69,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with first.loader:
         steps(first, config, device, BEFORE)
         first.save(tmp_path / "last.pt", config.to_dict())
-    second = start(replace(config, loader=replace(config.loader, threads=1)), ranks)
+    second = start(replace(config, loader=replace(config.loader, num_threads=1)), ranks)
     with second.loader:
         second.restore(tmp_path / "last.pt", device)
         seen_after = steps(second, config, device, AFTER)
