@@ -57,8 +57,8 @@ NOTES = f"""\
 Medians of {REPEATS} fresh processes, imports not counted; batches of {BATCH}, 64 px, 2 threads, 100 backgrounds. What
 the first row takes, every data set takes: it is the small one that the others link to.
 
-- First batch: from before the loader is made, full shuffle. Windows: with `--shuffle-window {WINDOW}`. Cold: the index is
-  not in the page cache. Then the parts of the first: manifest.json read, the index's arrays mapped, the sizes of the
+- First batch: from before the loader is made, full shuffle. Windows: with `--shuffle-window {WINDOW}`. Cold: the index
+  is not in the page cache. Then the parts of the first: manifest.json read, the index's arrays mapped, the sizes of the
   tars looked at; the rest is decoders, backgrounds and the batch itself.
 - Anonymous and mapped: grown after {BATCHES} batches. Mapped is page cache: ranks share it, and it goes when memory is
   short. A full shuffle touches the whole index, windows only their part.
