@@ -45,7 +45,7 @@ class Dataset:
 
     def __init__(self, root: Path, manifest: Manifest, folder: Folder | None = None) -> None:
         self.root, self.manifest, self.folder = root, manifest, folder or LocalFolder(root)
-        self.tars = [*manifest.shards, *([manifest.shared] if manifest.shared else [])]
+        self.tars = manifest.tars
         self._samples = self._array("samples")
         self._keys = self._array("keys")
         self._shared = {name: self._array(f"shared_{name}") for name, c in manifest.components.items() if c.shared}

@@ -1,6 +1,7 @@
 """What is said once of a data set: shards, counts, digests, splits, statistics. `manifest.json` is for people too."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,11 @@ class Manifest:
     verified: str = "full"
     counted: int | None = None
 
+    @property
+    def tars(self) -> list[Shard]:
+        """The shards, then shared.tar if there is one."""
+        return [*self.shards, *([self.shared] if self.shared else [])]
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
 
@@ -177,10 +183,22 @@ class Manifest:
                 f"{folder}: no data set here (no manifest.json). Make one with `python -m shards compose` or "
                 "`convert`; for tars made elsewhere, `python -m shards index`."
             )
+        return cls.parse(folder.read("manifest.json"), where)
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> "Manifest":
+        """The manifest in `data`, which were read from `where`.
+
+        Raises InputError if it is none, one of another version, or if it names files that are not in the data set's
+        folder, where a download would overwrite them.
+        """
         try:
-            manifest = cls.from_json(folder.read("manifest.json").decode())
-        except (KeyError, TypeError, ValueError) as error:
+            manifest = cls.from_json(data.decode())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{where}: not a manifest that this version reads ({error}). Convert again.") from error
         if manifest.format != FORMAT:
             raise InputError(f"{where}: format {manifest.format!r}, but this version reads {FORMAT!r}. Convert again.")
+        for name in [*(tar.name for tar in manifest.tars), *manifest.index]:
+            if not re.fullmatch(r"[^./][^/]*\.(tar|npy)", str(name)):
+                raise InputError(f"{where}: {name!r} is no name for a tar or a part of the index. Convert again.")
         return manifest

@@ -175,7 +175,7 @@ def plan_index(folder: Path, existing: ExistingConfig, split: SplitConfig) -> Wo
 
     Raises InputError if none of them holds a complete sample, or if they have changed since they were indexed.
     """
-    tars = sorted(path for path in folder.glob("*.tar") if path.name != SHARED_TAR)
+    tars = sorted(path for path in folder.glob("[!.]*.tar") if path.name != SHARED_TAR)
     packed = sorted(path.name for path in folder.glob("*") if _PACKED.search(path.name))
     if not tars:
         raise InputError(f"{folder}: no .tar in it." + (f" Unpack {packed[0]} to a plain tar first." if packed else ""))
