@@ -60,7 +60,8 @@ class LoaderConfig:
     """samples that may fail to decode before the run is stopped"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", str(self.data))  # one type, whoever made it: a command line, a program, JSON
+        for name, one_type in {"data": str, "cache_dir": Path}.items():  # whoever made it: a command line, JSON, ...
+            object.__setattr__(self, name, one_type(getattr(self, name)))
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: at least {least} is needed.")
