@@ -146,7 +146,7 @@ def training(scale: Scale, work: Path) -> list[Result]:
 
 def _trained(scale: Scale, work: Path, *, resident: bool, **options: Any) -> Result:
     reading = _reading(scale, work, scale.stored[0], **options)
-    config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb="off")
+    config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb=False)
     do = partial(training_rate, config, torch.device(scale.device), scale.seconds, resident=resident)
     return {**options, "decode": "none" if resident else options["decode"], **attempt(do)}
 
