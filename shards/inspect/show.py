@@ -18,14 +18,12 @@ from shards.format.storage import Folder
 
 
 def describe(folder: Folder, console: Console) -> None:
-    """Prints sizes, splits, components and statistics of the data set in a folder."""
+    """Print sizes, splits, components and statistics of the data set in a folder."""
     manifest = Manifest.read(folder)
-    size = sum(shard.bytes for shard in manifest.shards)
-    height, width = manifest.image_size
-    console.print(f"[bold]{folder}[/]: {manifest.samples:,} samples of {width}x{height} pixels")
-    console.print(
-        f"  {len(manifest.shards)} shards, {size / 1e6:,.1f} MB, {size / manifest.samples / 1e3:.1f} KB a sample"
-    )
+    shards, samples, (height, width) = manifest.shards, manifest.samples, manifest.image_size
+    size = sum(shard.bytes for shard in shards)
+    console.print(f"[bold]{folder}[/]: {samples:,} samples of {width}x{height} pixels")
+    console.print(f"  {len(shards)} shards, {size / 1e6:,.1f} MB, {size / samples / 1e3:.1f} KB a sample")
     if manifest.storage:
         console.print(f"  {storage_words(manifest)}")
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
@@ -33,36 +31,31 @@ def describe(folder: Folder, console: Console) -> None:
     has_depth = "depth" in manifest.components
     console.print(f"  depth: {manifest.depth if has_depth else 'none yet; `python -m shards depth` adds it'}")
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in manifest.left_out.items())
-    console.print(f"  left out: {left_out or 'nothing'}" + (" (left-out.tsv)" if left_out else ""))
+    console.print(f"  left out: {f'{left_out} (left-out.tsv)' if left_out else 'nothing'}")
     table = Table("component", "stored as", "distinct", "mean", "std")
     for name, component in manifest.components.items():
-        distinct = f"{component.shared or manifest.samples:,}"
         found = manifest.statistics[name]
-        table.add_row(name, component.extension, distinct, _numbers(found.mean), _numbers(found.std))
+        numbers = (" ".join(f"{value:.3f}" for value in values) for values in (found.mean, found.std))
+        table.add_row(name, component.extension, f"{component.shared or samples:,}", *numbers)
     console.print(table)
 
 
 def storage_words(manifest: Manifest) -> str:
-    """What was done to the pixels before they were stored; empty if they are the very files that were given."""
+    """Say what was done to the pixels before they were stored; empty if they are the very files that were given."""
     storage = manifest.storage
     if storage is None:
         return ""
     size = storage.resized_from
     how = f"scaled down from {size[1]}x{size[0]}" if size else "composed"
-    exact = [name for name, component in manifest.components.items() if component.extension == "png"]
+    exact = ", ".join(name for name, component in manifest.components.items() if component.extension == "png")
     jpeg = f"JPEG quality {storage.jpeg_quality}, chroma {storage.jpeg_chroma}"
-    return f"{how} ({storage.resized_by}); {jpeg}" + (f"; lossless: {', '.join(exact)}" if exact else "")
+    return f"{how} ({storage.resized_by}); {jpeg}" + (f"; lossless: {exact}" if exact else "")
 
 
-def _numbers(values: list[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
-
-
-def contact_sheet(dataset: Dataset, path: Path, samples: int = 12) -> None:
-    """Draws samples spread evenly, a column each: fg_bg, mask, depth, bg; written to `path` as PNG."""
-    rows = evenly(len(dataset), samples)
+def contact_sheet(dataset: Dataset, path: Path, samples: int) -> None:
+    """Draw samples spread evenly, a column each: fg_bg, mask, depth, bg; written to `path` as PNG."""
+    rows, names = evenly(len(dataset), samples), list(dataset.manifest.components)
     height, width = dataset.manifest.image_size
-    names = list(dataset.manifest.components)
     sheet = Image.new("RGB", (len(rows) * (width + 2), len(names) * (height + 2)), "white")
     for line, name in enumerate(names):
         for column, image in enumerate(pictures(dataset, name, rows)):
@@ -71,12 +64,12 @@ def contact_sheet(dataset: Dataset, path: Path, samples: int = 12) -> None:
 
 
 def evenly(total: int, at_most: int) -> NDArray[np.int64]:
-    """Rows spread evenly over `total`, the first and the last among them, int64 (min(total, at_most),)."""
+    """Return rows spread evenly over `total`, the first and the last among them, int64 (min(total, at_most),)."""
     return np.linspace(0, total - 1, min(total, at_most)).astype(np.int64)
 
 
 def pictures(dataset: Dataset, name: str, rows: NDArray[np.integer]) -> Iterator[Image.Image]:
-    """One component of some samples, decoded: RGB, or grey of 8 bits. Raises InputError if one does not decode."""
+    """Decode one component of some samples: RGB, or grey of 8 bits. Raises InputError if one does not decode."""
     mode = "RGB" if dataset.manifest.components[name].channels == 3 else "L"
     for row, data in zip(rows, dataset.read(dataset.locate(name, rows)), strict=True):
         try:
