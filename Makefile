@@ -2,14 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check bench bench-scale bench-loaders bench-convert bench-compose gpu
+.PHONY: help demo test check bench bench-loaders bench-convert bench-compose gpu
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
 	@echo "make test    all tests (4 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
 	@echo "make bench   loader and conversion rates on this machine"
-	@echo "make bench-scale   what 100 million samples cost (4 minutes on 2 cores, 6 GB of disk), and shard sizes for a cluster"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make bench-convert   conversion beside decoding alone, GNU tar and its peers (8 minutes on 2 cores, after the install)"
 	@echo "make bench-compose   composing beside encoding alone, and what 400,000 samples take (5 minutes on 2 cores, 3 GB of disk)"
@@ -37,10 +36,6 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.loader
-
-bench-scale: $(VENV)/installed
-	$(BIN)/python -m bench.many
-	$(BIN)/python -m bench.scale
 
 bench-compose: $(VENV)/installed
 	$(BIN)/python -m bench.compose

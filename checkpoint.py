@@ -1,4 +1,4 @@
-"""A run's checkpoint: the weights, what rebuilds the network they belong to, and where training stood."""
+"""A run's checkpoint: the weights, the configuration of their network, and the place where training stood."""
 
 import math
 import os
@@ -19,12 +19,13 @@ from shards.format.manifest import DepthRange
 from shards.format.storage import replacing
 
 Architecture = Literal["unet", "seed"]
+Device = Literal["auto", "cuda", "cpu"]
 
 
-def chosen_device(wanted: str) -> torch.device:
-    """What auto, cuda or cpu stands for; under torchrun the GPU of this process. Raises InputError if there is none."""
+def select_device(wanted: str) -> torch.device:
+    """Return the device that auto, cuda or cpu stands for. Raises InputError if PyTorch finds no such device."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("device=cuda, but PyTorch finds no CUDA device. Use --device cpu.")
+        raise InputError("--device cuda: PyTorch finds no CUDA device. Use --device cpu.")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -33,17 +34,17 @@ def chosen_device(wanted: str) -> torch.device:
 def make_model(
     architecture: Architecture, unet: UNetConfig, device: torch.device, dataset: Dataset | None = None
 ) -> nn.Module:
-    """A network with fresh weights on `device`, which normalises by the statistics of `dataset` if there is one."""
+    """Return a network with fresh weights on `device`; it normalises by the statistics of `dataset`, if given."""
     statistics = dataset.manifest.statistics["fg_bg"] if dataset else None
     known = {"mean": statistics.mean, "std": statistics.std} if statistics else {}
     model = DualUNet(unet, **known) if architecture == "unet" else SeedNet(**known)
-    placed: nn.Module = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+    placed: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     return placed
 
 
 @dataclass
 class Training:
-    """Everything that training changes: a checkpoint of it goes on as if nothing had happened."""
+    """Everything that training changes: from a checkpoint of it, training goes on as if it had not been stopped."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -55,13 +56,13 @@ class Training:
     """best validation score"""
 
     def save(self, path: Path, config: dict[str, Any]) -> None:
-        """Writes a checkpoint, whole or not at all: tensors, numbers, text, lists and dicts, nothing else."""
+        """Write a checkpoint, whole or not at all, of tensors, numbers, text, lists and dicts, nothing else."""
         state = {name: getattr(self, name).state_dict() for name in _PARTS}
         with replacing(path) as temporary:
             torch.save({**state, "step": self.step, "best": self.best, "config": config}, temporary)
 
     def restore(self, path: Path, device: torch.device) -> None:
-        """Goes back to a checkpoint. Raises InputError if it is none, or is of other data or another network."""
+        """Go back to a checkpoint. Raises InputError if it is none, or is of other data or another network."""
         state = load(path, device)
         try:
             for name in _PARTS:
@@ -75,7 +76,7 @@ _PARTS = ("model", "optimizer", "scaler", "loader")
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """A checkpoint that `save` wrote. Raises InputError if it is none."""
+    """Return a checkpoint that `save` wrote. Raises InputError if it is none."""
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -88,7 +89,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a checkpoint, ready to predict on `device`, and the configuration it was trained with."""
+    """Return a checkpoint's network, ready to predict on `device`, and the configuration it was trained with."""
     state = load(path, device)
     config = state["config"]
     model = make_model(config["architecture"], UNetConfig(**config["unet"]), device)
@@ -97,7 +98,7 @@ def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, A
 
 
 def refuse_other_depth(path: Path, config: dict[str, Any], data: str | Path, found: DepthRange) -> None:
-    """Raises InputError if `found`, the depth range of `data`, is not that which the network was trained on."""
+    """Raise InputError if `found`, the depth range of `data`, is not the one that the network was trained on."""
     trained = DepthRange(**config["depth"])
     if trained.scale != found.scale:
         raise InputError(

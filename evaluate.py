@@ -1,14 +1,14 @@
-"""Measures a checkpoint on a split.
+"""Measure a checkpoint on a split of a data set.
 
     python evaluate.py runs/NAME/checkpoints/best.pt --split test
 
-Prints a table; writes it as evaluation-SPLIT.json, and a picture of the split's first samples, into the run's folder.
+The run's folder gets evaluation-SPLIT.json, and a picture of the split's first samples.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
 import tyro
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-import checkpoint
+from checkpoint import Device, load_model, refuse_other_depth, select_device
 from model.metrics import Metrics
 from model.pictures import five_rows
 from pipeline.loader import Loader, LoaderConfig
@@ -38,9 +38,9 @@ MEANING = {
 
 
 def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict[str, float], Tensor]:
-    """Metrics over the loader's split, of all ranks together; and the picture of its first samples, uint8 (H, W, 3).
+    """Return the metrics of the loader's split over all ranks, and a picture of its first samples, uint8 (H, W, 3).
 
-    dtype: of autocast, float32 for none. The loader's split must not be shuffled for the picture to stay the same.
+    dtype: of autocast, float32 for none. The picture shows the same samples each time if the loader does not shuffle.
     """
     depth = loader.dataset.manifest.depth
     metrics = Metrics(depth_min=depth.near, depth_max=depth.far).to(loader.device)
@@ -55,47 +55,42 @@ def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict
     return {name: float(value) for name, value in metrics.compute().items()}, picture
 
 
-def print_table(title: str, metrics: dict[str, float]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """A checkpoint and the split to measure it on."""
+
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    """best.pt or last.pt of a run"""
+    split: str = "test"
+    """train, val or test"""
+    data: Annotated[
+        str | None, tyro.conf.arg(metavar="FOLDER|URL", help_behavior_hint="(default: the one trained on)")
+    ] = None
+    """data set to measure on"""
+    batch_size: int = 128
+    """samples in a batch"""
+    device: Device = "auto"
+    """auto is CUDA where there is a GPU, else the CPU"""
+
+
+def main(config: EvaluateConfig) -> None:
+    device = select_device(config.device)
+    model, trained = load_model(config.checkpoint, device)
+    data = config.data or trained["loader"]["data"]
+    own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
+    wanted = LoaderConfig(data=data, split=config.split, batch_size=config.batch_size, shuffle=False, **own)
+    with Loader(wanted, device=device) as loader:
+        refuse_other_depth(config.checkpoint, trained, data, loader.dataset.manifest.depth)
+        metrics, picture = evaluate(model, loader, torch.float32)
+    title = f"{config.checkpoint} on {data}, {config.split} ({loader.order.samples:,} samples)"
     table = Table("metric", "value", "meaning", title=title)
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}", MEANING[name])
     Console().print(table)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Measures a checkpoint on a split of a data set."""
-
-    checkpoint: tyro.conf.Positional[Path]
-    split: str = "test"
-    data: str | Path | None = None
-    """folder or URL of the data set; what the checkpoint was trained on if not given"""
-    batch_size: int = 128
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-
-
-def main(config: EvaluateConfig) -> None:
-    device = checkpoint.chosen_device(config.device)
-    model, trained = checkpoint.load_model(config.checkpoint, device)
-    read = trained["loader"]
-    data = config.data or read["data"]
-    wanted = LoaderConfig(
-        data=data,
-        split=config.split,
-        size=read["size"],
-        batch_size=config.batch_size,
-        shuffle=False,
-        downloads=Path(read["downloads"]),
-        downloads_mib=read["downloads_mib"],
-    )
-    with Loader(wanted, device=device) as loader:
-        checkpoint.refuse_other_depth(config.checkpoint, trained, data, loader.dataset.manifest.depth)
-        metrics, picture = evaluate(model, loader, torch.float32)
-        print_table(f"{config.checkpoint} on {data}, {config.split} ({loader.plan.samples:,} samples)", metrics)
-    run = config.checkpoint.resolve().parent.parent
-    write_bytes(run / f"evaluation-{config.split}.json", (json.dumps(metrics, indent=1) + "\n").encode())
-    save(run / f"evaluation-{config.split}.png", Image.fromarray(picture.numpy()))
-    print(f"picture: {run / f'evaluation-{config.split}.png'}")
+    written = config.checkpoint.resolve().parent.parent / f"evaluation-{config.split}"
+    write_bytes(written.with_suffix(".json"), (json.dumps(metrics, indent=1) + "\n").encode())
+    save(written.with_suffix(".png"), Image.fromarray(picture.numpy()))
+    print(f"picture: {written}.png")
 
 
 if __name__ == "__main__":

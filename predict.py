@@ -1,15 +1,15 @@
-"""Predicts the figure's mask and the scene's depth for pairs of images.
+"""Predict the figure's mask and the scene's depth for pairs of images of any size.
 
     python predict.py runs/NAME/checkpoints/best.pt FG_BG BG --out DIR
 
-FG_BG and BG are an image each; or FG_BG is a folder, and BG a folder with images of the same names or one image for
-all. Images may be of any size. For each pair NAME.mask.png (8 bits) and NAME.depth.png (16 bits) of its size are
-written; depth is in millimetres where the network was trained on metres, else 0..65535 from near to far.
+DIR gets NAME.mask.png (8 bits) and NAME.depth.png (16 bits) of each image NAME, in its size.
+
+Depth is in millimetres where the network was trained on metres, else 0..65535 from near to far.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-import checkpoint
-from pipeline.decode import resized
+from checkpoint import Device, load_model, select_device
+from pipeline.decode import resize
 from shards.errors import InputError, report_errors
 from shards.format.images import save
 from shards.format.manifest import DepthRange
@@ -29,13 +29,12 @@ from shards.ingest.listing import IMAGES
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Coverage and depth, float32 (H, W) in [0, 1], of a pair of images, uint8 (H, W, 3).
+    """Return coverage and depth, float32 (H, W) in 0..1, of a pair of images, uint8 (H, W, 3).
 
-    The network sees them at `size` x `size` pixels, what it was trained at (0: as they are); what it says is scaled
-    back to their size.
+    The network sees them at `size` x `size` pixels, as it was trained (0: as they are); its output is scaled back.
     """
     device = next(model.parameters()).device
-    pair = [resized(image[None], size or None).to(device) for image in (fg_bg, bg)]
+    pair = [resize(image[None], size or None).to(device) for image in (fg_bg, bg)]
     with torch.inference_mode():
         prediction = model(*pair)
         maps = torch.cat([prediction.coverage, prediction.depth], 1)
@@ -45,23 +44,25 @@ def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Ten
 
 
 def pairs(fg_bg: Path, bg: Path) -> list[tuple[Path, Path]]:
-    """Which image belongs to which background. Raises InputError if one of them is not there."""
+    """Return each image with its background. Raises InputError if one of them is not there."""
     if not fg_bg.is_dir():
         return [(fg_bg, bg)]
-    images = sorted(path for path in fg_bg.iterdir() if path.suffix.lower() in IMAGES)
+    images = _images(fg_bg)
     if not images:
         raise InputError(f"{fg_bg}: no .jpg or .png in it.")
-    if not bg.is_dir():
-        return [(image, bg) for image in images]
-    backgrounds = {path.stem: path for path in bg.iterdir() if path.suffix.lower() in IMAGES}
-    lonely = [image.name for image in images if image.stem not in backgrounds]
+    backgrounds = _images(bg) if bg.is_dir() else dict.fromkeys(images, bg)
+    lonely = [path.name for stem, path in images.items() if stem not in backgrounds]
     if lonely:
         raise InputError(f"{bg}: no background for {len(lonely)} of {len(images)} images, such as {lonely[0]}.")
-    return [(image, backgrounds[image.stem]) for image in images]
+    return [(path, backgrounds[stem]) for stem, path in images.items()]
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES}
 
 
 def load_image(path: Path) -> Tensor:
-    """An image as uint8 (H, W, 3), turned as its camera says. Raises InputError if it is none."""
+    """Return an image as uint8 (H, W, 3), turned as its camera says. Raises InputError if it is none."""
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -73,7 +74,7 @@ def load_image(path: Path) -> Tensor:
 
 
 def load_pair(fg_bg: Path, bg: Path) -> tuple[Tensor, Tensor]:
-    """Both images. Raises InputError if they are not of the same size."""
+    """Return both images. Raises InputError if they are not of the same size."""
     one, other = load_image(fg_bg), load_image(bg)
     if one.shape != other.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (one, other)]
@@ -84,7 +85,7 @@ def load_pair(fg_bg: Path, bg: Path) -> tuple[Tensor, Tensor]:
 
 
 def depth_pixels(depth: Tensor, depth_range: DepthRange) -> NDArray[np.uint16]:
-    """Depth in [0, 1], near to far, as 16-bit pixels: millimetres where the range is in metres, else 0..65535."""
+    """Return depth in 0..1, near to far, as 16-bit pixels: millimetres where the range is in metres, else 0..65535."""
     distance = depth_range.near + depth.double() * (depth_range.far - depth_range.near)
     pixels = distance * 1000 if depth_range.unit == "m" else depth.double() * 65535
     return pixels.round().clamp(0, 65535).numpy().astype(np.uint16)
@@ -92,28 +93,30 @@ def depth_pixels(depth: Tensor, depth_range: DepthRange) -> NDArray[np.uint16]:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Predicts mask and depth for pairs of images."""
+    """A checkpoint and the images to predict for."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    fg_bg: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
+    """best.pt or last.pt of a run"""
+    fg_bg: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FG_BG")]
     """image with the figure, or a folder of such"""
-    bg: tyro.conf.Positional[Path]
-    """the same view without the figure, or a folder of such"""
+    bg: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="BG")]
+    """image of the same view without the figure; for a folder one for all, or a folder of the same names"""
     out: Path
     """folder to write"""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    device: Device = "auto"
+    """auto is CUDA where there is a GPU, else the CPU"""
 
 
 def main(config: PredictConfig) -> None:
     todo = pairs(config.fg_bg, config.bg)
-    model, trained = checkpoint.load_model(config.checkpoint, checkpoint.chosen_device(config.device))
+    model, trained = load_model(config.checkpoint, select_device(config.device))
+    depth_range = DepthRange(**trained["depth"])
     config.out.mkdir(parents=True, exist_ok=True)
     for fg_bg, bg in track(todo, "pairs"):
         mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
-        save(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(np.uint8(mask.mul(255).round().numpy())))
-        save(
-            config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth_pixels(depth, DepthRange(**trained["depth"])))
-        )
+        pixels = {"mask": np.uint8(mask.mul(255).round().numpy()), "depth": depth_pixels(depth, depth_range)}
+        for name, values in pixels.items():
+            save(config.out / f"{fg_bg.stem}.{name}.png", Image.fromarray(values))
     print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
 
 

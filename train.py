@@ -1,10 +1,10 @@
-"""Trains a mask and depth network on a data set of shards.
+"""Train a mask and depth network on a data set of shards.
 
-    python train.py --data DATA --out runs/NAME                    one process
-    torchrun --nproc-per-node 4 train.py --data DATA ...           one process a GPU
-    python train.py --resume runs/NAME                             go on, to the bit, where the last checkpoint stands
+    python train.py --data DATA --out runs/NAME              one process
+    torchrun --nproc-per-node 4 train.py --data DATA ...     one process a GPU
+    python train.py --resume runs/NAME                       from the last checkpoint on, to the bit
 
-The run's folder gets config.json, metrics.jsonl, checkpoints/last.pt and best.pt, pictures/, and W&B's files.
+The run's folder gets config.json, metrics.jsonl, pictures, checkpoints and the files of W&B.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import checkpoint
+from checkpoint import Architecture, Device, Training, make_model, select_device
 from evaluate import evaluate
 from model.losses import depth_loss, mask_loss
 from model.unet import Prediction, UNetConfig
@@ -43,61 +43,67 @@ class TrainConfig:
 
     loader: LoaderConfig
     unet: UNetConfig = field(default_factory=UNetConfig)
-    architecture: checkpoint.Architecture = "unet"
+    architecture: Architecture = "unet"
     """unet, or seed: the network of 2020"""
     out: Path = Path("runs/latest")
     """folder of the run"""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(optional)")] = None
+    """folder of a run to go on with; its options are then the defaults of all others"""
     epochs: int = 5
+    """passes over the training split"""
     learning_rate: float = 2e-3
-    """at its highest, after the warm-up; a cosine takes it to 0"""
+    """learning rate at its highest, after the warm-up; a cosine takes it down to 0"""
     weight_decay: float = 0.02
+    """weight decay of AdamW; biases and batch norm are spared"""
     warmup: float = 0.05
     """share of all steps in which the learning rate rises"""
-    clip: float = 1.0
+    grad_clip: float = 1.0
     """largest norm of the gradient"""
     mask_loss: str = "bce+dice"
     """sum of bce, dice, l1, smooth_l1, ssim, each with a weight if wanted: 0.5*bce+dice"""
     depth_loss: str = "l1+ssim"
-    """sum of l1, smooth_l1, ssim, likewise; it is added to the mask's loss"""
+    """sum of l1, smooth_l1, ssim, likewise; it is added to the loss of the mask"""
     precision: Precision = "auto"
     """auto is bf16 where the device computes in it, else fp16 on CUDA and fp32 on a CPU"""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    wandb: Literal["auto", "off"] = "auto"
-    """auto is online where W&B has a key, else offline, to be sent later"""
+    device: Device = "auto"
+    """auto is CUDA where there is a GPU, else the CPU"""
+    wandb: bool = True
+    """log to Weights & Biases: online if you are logged in, else offline, to be sent later"""
     log_every: int = 50
-    """optimiser steps"""
+    """optimiser steps between lines in metrics.jsonl"""
     save_every: int = 1000
-    """optimiser steps between checkpoints, besides one at the end of each epoch"""
+    """optimiser steps between checkpoints, besides the one at the end of each epoch"""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "log_every", "save_every"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: at least 1 is needed.")
-        if self.learning_rate <= 0 or self.clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
-            raise InputError("learning_rate and clip must be above 0, weight_decay at least 0, warmup from 0 to 1.")
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
+            raise InputError(
+                "--learning-rate and --grad-clip must be above 0, --weight-decay at least 0, --warmup from 0 to 1."
+            )
         try:
             mask_loss(self.mask_loss), depth_loss(self.depth_loss)
         except ValueError as error:
             raise InputError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Itself in JSON's types."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        """Return the configuration in JSON's types; whether it is resumed is no part of it."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, resume=None)), default=str))
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TrainConfig":
-        loader = LoaderConfig(**{**plain["loader"], "downloads": Path(plain["loader"]["downloads"])})
-        rest = {**plain, "loader": loader, "unet": UNetConfig(**plain["unet"]), "out": Path(plain["out"])}
-        return cls(**rest)
+        loader, unet = LoaderConfig(**plain["loader"]), UNetConfig(**plain["unet"])
+        return cls(**{**plain, "loader": loader, "unet": unet, "out": Path(plain["out"])})
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that torchrun started; alone without it."""
+    """The place of this process among those that torchrun started; alone without it."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
@@ -107,8 +113,8 @@ class Ranks:
 
 @contextmanager
 def distributed(wanted: str) -> Iterator[Ranks]:
-    """Joins the processes of torchrun and leaves them at the end. Raises InputError if there is no such device."""
-    device = checkpoint.chosen_device(wanted)
+    """Join the processes of torchrun, and leave them at the end. Raises InputError if there is no such device."""
+    device = select_device(wanted)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if "RANK" not in os.environ:
@@ -121,68 +127,60 @@ def distributed(wanted: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def computed_in(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type of autocast; float32 for none."""
-    named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type that autocast computes in; float32 for none."""
     if precision != "auto":
-        return named[precision]
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    # A CPU without the instructions computes in bf16 too, but slower than in fp32; with them 1.8 times faster.
+    # A CPU without the instructions computes in bf16 too, but slower than in fp32.
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else torch.float32
 
 
-def rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Learning rate at optimiser step `step` of `steps`: a line up in the warm-up, then half a cosine down to 0."""
+def scheduled_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Return the learning rate at optimiser step `step` of `steps`: a line up, then half a cosine down to 0."""
     warmup = max(1, round(config.warmup * steps))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def start(config: TrainConfig, ranks: Ranks) -> checkpoint.Training:
-    """A training before its first step. The same seed gives the same weights on every rank."""
+def start(config: TrainConfig, ranks: Ranks) -> Training:
+    """Return a training before its first step. The same seed gives the same weights on every rank."""
     torch.manual_seed(config.loader.seed)
-    loader = Loader(config.loader, rank=ranks.rank, world=ranks.world, device=ranks.device)
-    model = checkpoint.make_model(config.architecture, config.unet, ranks.device, loader.dataset)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay))
-    fp16 = computed_in(config.precision, ranks.device) == torch.float16
-    return checkpoint.Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay is for the kernels; it has no business with biases and the scales of batch norm."""
+    loader = Loader(config.loader, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
+    model = make_model(config.architecture, config.unet, ranks.device, loader.dataset)
+    # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    )
+    fp16 = autocast_dtype(config.precision, ranks.device) == torch.float16
+    return Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
 
 
 Criterion = Callable[[Prediction, Batch], Tensor]
-"""(prediction, batch) to the losses of mask and depth, float32 (2,)"""
+"""A function of a prediction and its batch to the losses of mask and depth, float32 (2,)."""
 
 
 def criterion(config: TrainConfig) -> Criterion:
+    """Return the losses that the configuration names."""
     mask, depth = mask_loss(config.mask_loss), depth_loss(config.depth_loss)
     return lambda prediction, batch: torch.stack([mask(prediction, batch.mask), depth(prediction, batch.depth)])
 
 
 def optimise(
-    training: checkpoint.Training,
-    network: nn.Module,
-    batch: Batch,
-    losses_of: Criterion,
-    dtype: torch.dtype,
-    clip: float,
+    training: Training, network: nn.Module, batch: Batch, losses_of: Criterion, dtype: torch.dtype, grad_clip: float
 ) -> Tensor:
-    """One optimiser step on one batch; returns its losses, detached. `network` is the model, or DDP around it."""
-    device = batch.fg_bg.device
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    """Make one optimiser step on one batch; return its losses, detached. `network` is the model, or DDP around it."""
+    with torch.autocast(batch.fg_bg.device.type, dtype, enabled=dtype != torch.float32):
         prediction = network(batch.fg_bg, batch.bg)
     losses = losses_of(prediction, batch)
     torch.autograd.backward(training.scaler.scale(losses.sum() * training.loader.weight(batch)))
     training.scaler.unscale_(training.optimizer)
-    nn.utils.clip_grad_norm_(network.parameters(), clip)
+    nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad()
@@ -190,32 +188,33 @@ def optimise(
     return losses.detach()
 
 
-def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
-    """Trains to the end of the last epoch. With `resume` it goes on from the run's last checkpoint."""
+def train(config: TrainConfig, ranks: Ranks) -> None:
+    """Train to the end of the last epoch; with `config.resume`, from the run's last checkpoint on."""
     training = start(config, ranks)
     last, best = (config.out / "checkpoints" / f"{name}.pt" for name in ("last", "best"))
-    if resume:
+    if config.resume:
         training.restore(last, ranks.device)
     saved = config.to_dict() | {"depth": asdict(training.loader.dataset.manifest.depth)}
     validation = replace(config.loader, split="val", shuffle=False)
-    held_out = Loader(validation, rank=ranks.rank, world=ranks.world, device=ranks.device)
-    dtype, losses_of = computed_in(config.precision, ranks.device), criterion(config)
-    network = training.model if ranks.world == 1 else DistributedDataParallel(training.model)
-    steps, totals = config.epochs * len(training.loader), torch.zeros(2, device=ranks.device)
-    wandb = config.wandb == "auto"
-    report = Report(config.out, saved, training.step, ranks.world, wandb=wandb) if ranks.first else None
+    held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
+    dtype, losses_of = autocast_dtype(config.precision, ranks.device), criterion(config)
+    network = training.model if ranks.world_size == 1 else DistributedDataParallel(training.model)
+    steps, losses = config.epochs * len(training.loader), list[Tensor]()
+    report = Report(config.out, saved, training.step, ranks.world_size, config.wandb) if ranks.first else None
     with training.loader as loader, held_out:
         while training.step < steps:
             network.train()
             before_epoch = before = loader.stats
             for batch in report.progress(loader, training.step % len(loader)) if report else loader:
-                learning_rate = rate(config, training.step, steps)
+                learning_rate = scheduled_rate(config, training.step, steps)
                 for group in training.optimizer.param_groups:
                     group["lr"] = learning_rate
-                totals += optimise(training, network, batch, losses_of, dtype, config.clip)
-                if report and training.step % config.log_every == 0:
-                    report.step(training.step, totals / config.log_every, learning_rate, loader.stats.since(before))
-                    totals.zero_()
+                losses.append(optimise(training, network, batch, losses_of, dtype, config.grad_clip))
+                if training.step % config.log_every == 0:
+                    if report:
+                        mean = torch.stack(losses).mean(0)
+                        report.step(training.step, mean, learning_rate, loader.stats.since(before))
+                    losses.clear()
                     before = loader.stats
                 if report and training.step % config.save_every == 0:
                     training.save(last, saved)
@@ -232,20 +231,20 @@ def train(config: TrainConfig, ranks: Ranks, resume: bool) -> None:
         report.finish(best)
 
 
-def parsed() -> tuple[TrainConfig, bool]:
-    """The configuration from the command line, and whether a run is resumed, whose own is then the default."""
+def parse_args() -> TrainConfig:
+    """Return the configuration that the command line gives; the default is that of the run to resume, if any."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", type=Path)
-    known, rest = parser.parse_known_args()
-    default = _config_of(known.resume) if known.resume else tyro.MISSING_NONPROP
+    run = parser.parse_known_args()[0].resume
+    default = _config_of(run) if run else tyro.MISSING_NONPROP
     arguments = tyro.conf.OmitArgPrefixes[TrainConfig]
-    return tyro.cli(arguments, description=__doc__, args=rest, default=default), known.resume is not None
+    return tyro.cli(arguments, description=__doc__, default=default)
 
 
 def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
-        return replace(TrainConfig.from_dict(json.loads(path.read_text())), out=run)
+        return replace(TrainConfig.from_dict(json.loads(path.read_text())), out=run, resume=run)
     except FileNotFoundError:
         raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -253,18 +252,18 @@ def _config_of(run: Path) -> TrainConfig:
 
 
 def main() -> None:
-    config, resume = parsed()
+    config = parse_args()
     logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks:
         if ranks.first:
             logging.getLogger("pipeline").setLevel(logging.INFO)
-            _open_run(config, resume)
-        train(config, ranks, resume)
+            _open_run(config)
+        train(config, ranks)
 
 
-def _open_run(config: TrainConfig, resume: bool) -> None:
-    """Makes the run's folder. Raises InputError if there is a run in it that is not to be resumed."""
-    if not resume and (config.out / "checkpoints" / "last.pt").exists():
+def _open_run(config: TrainConfig) -> None:
+    """Make the run's folder. Raises InputError if there is a run in it that is not to be resumed."""
+    if not config.resume and (config.out / "checkpoints" / "last.pt").exists():
         raise InputError(f"{config.out}: holds a run. Go on with --resume {config.out}, or choose another --out.")
     (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_bytes(config.out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())

@@ -21,7 +21,7 @@ class Scale:
     """heights and widths of the stored images, pixels, of one data set each"""
     whole: int
     """samples of the data set that is read from end to end"""
-    engines: tuple[float, ...]
+    hw_decoder_loads: tuple[float, ...]
     """shares of the JPEGs for the JPEG engine"""
     size: int
     """height and width of the images in batches, pixels"""
@@ -45,7 +45,7 @@ FULL = Scale(
     samples=40_000,
     stored=(160, 64),
     whole=400_000,
-    engines=(0.0, 0.5, 0.75, 1.0),
+    hw_decoder_loads=(0.0, 0.5, 0.75, 1.0),
     size=64,
     width=32,
     batch_sizes=(64, 256, 1024),
@@ -63,7 +63,7 @@ DRY = Scale(
     samples=400,
     stored=(64, 32),
     whole=500,
-    engines=(0.0, 0.5, 0.75, 1.0),
+    hw_decoder_loads=(0.0, 0.5, 0.75, 1.0),
     size=32,
     width=8,
     batch_sizes=(8, 16),

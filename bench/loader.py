@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def decode_rate(dataset: Dataset, decode: Decode) -> float:
     """Samples a second that one thread decodes: images that are not shared, of the stored size, and nothing else."""
     channels = {name: c.channels for name, c in dataset.manifest.components.items() if not c.shared}
-    decoder, reader = make_decoder(decode, channels, BATCH, CPU, engine=0), Reader(LocalTars(dataset))
+    decoder, reader = make_decoder(decode, channels, BATCH, CPU, hw_decoder_load=0), Reader(LocalTars(dataset))
     rows = np.asarray(dataset.split("train"), np.int64)
     begin, samples = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:
@@ -50,7 +50,7 @@ def contenders(dataset: Dataset) -> dict[str, Callable[[], float]]:
     named: dict[str, Callable[[], float]] = {}
     for decode in dict.fromkeys((fastest, "portable")):
         for threads in sorted({1, cores}):
-            config = LoaderConfig(data=dataset.root, batch_size=BATCH, decode=decode, threads=threads)
+            config = LoaderConfig(data=dataset.root, batch_size=BATCH, decode=decode, num_threads=threads)
             named[f"loader, {decode}, threads: {threads}"] = partial(_rate, config)
         named[f"{decode} decoding alone, threads: 1"] = partial(decode_rate, dataset, decode)
     return named

@@ -60,7 +60,7 @@ def _handed_over(batches: Iterator[Batch], seconds: float) -> tuple[float, float
     """Samples a second over the next `seconds`, and the 99th percentile of the seconds between batches."""
     moments, samples = [time.perf_counter()], 0
     while moments[-1] - moments[0] < seconds:
-        samples += len(next(batches).row)
+        samples += len(next(batches).index)
         moments.append(time.perf_counter())
     return samples / (moments[-1] - moments[0]), float(np.percentile(np.diff(moments), 99))
 
@@ -83,7 +83,7 @@ def training_rate(
             while time.perf_counter() - begin < seconds:
                 batch = next(batches)
                 optimise(training, training.model, batch, losses_of, dtype, config.clip)
-                samples += len(batch.row)
+                samples += len(batch.index)
             synchronize(device)
             return time.perf_counter() - begin, loader.stats.waited - waited, samples
 

@@ -42,7 +42,7 @@ def tables(results: dict[str, Any]) -> None:
         console.print(row.get("said", ""))
 
 
-NAMES = ("stored", "decode", "engine", "cache", "batch_size", "threads")
+NAMES = ("stored", "decode", "hw_decoder_load", "cache", "batch_size", "num_threads")
 NUMBERS = {
     "samples_per_second": "{:,.0f}",
     "p99_seconds": "{:.4f}",

@@ -111,8 +111,8 @@ def loader(scale: Scale, work: Path) -> list[Result]:
         for batch in scale.batch_sizes
         for decode in dict.fromkeys((first, "cpu"))
     ]
-    wanted += [{"decode": first, "batch_size": middle, "engine": engine} for engine in scale.engines]
-    wanted += [{"decode": "portable", "batch_size": middle}, {"decode": first, "batch_size": middle, "threads": 4}]
+    wanted += [{"decode": first, "batch_size": middle, "hw_decoder_load": load} for load in scale.hw_decoder_loads]
+    wanted += [{"decode": "portable", "batch_size": middle}, {"decode": first, "batch_size": middle, "num_threads": 4}]
     return [_rated(scale, work, stored, **options) for stored in scale.stored for options in wanted]
 
 
@@ -126,13 +126,13 @@ def cached(scale: Scale, work: Path) -> list[Result]:
 def _rated(scale: Scale, work: Path, stored: int, **options: Any) -> Result:
     config = _reading(scale, work, stored, **options)
     rate = attempt(partial(loader_rate, config, torch.device(scale.device), scale.seconds))
-    return {"stored": stored, **options, "threads": config.threads or os.cpu_count(), **rate}
+    return {"stored": stored, **options, "num_threads": config.num_threads or os.cpu_count(), **rate}
 
 
 def training_step(scale: Scale, work: Path) -> list[Result]:
     """Rates of training on one batch that lies on the device."""
     return [
-        _trained(scale, work, resident=True, batch_size=size, decode="portable", threads=1)
+        _trained(scale, work, resident=True, batch_size=size, decode="portable", num_threads=1)
         for size in scale.batch_sizes
     ]
 
@@ -146,7 +146,7 @@ def training(scale: Scale, work: Path) -> list[Result]:
 
 def _trained(scale: Scale, work: Path, *, resident: bool, **options: Any) -> Result:
     reading = _reading(scale, work, scale.stored[0], **options)
-    config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb="off")
+    config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb=False)
     do = partial(training_rate, config, torch.device(scale.device), scale.seconds, resident=resident)
     return {**options, "decode": "none" if resident else options["decode"], **attempt(do)}
 

@@ -1,4 +1,4 @@
-"""Losses by name, for the mask and for the depth, and weighted sums of them: "bce+dice", "0.5*l1+0.5*ssim"."""
+"""Losses of mask and depth by name, and weighted sums of them such as "bce+dice" or "0.5*l1+0.5*ssim"."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,38 +10,34 @@ from torch import Tensor
 from model.unet import Prediction
 
 Loss = Callable[[Prediction, Tensor], Tensor]
-"""(prediction, uint8 or uint16 target (N, 1, H, W)) to a float32 scalar that is 0 at best."""
-Term = Callable[[Tensor, Tensor], Tensor]
+"""A function of a prediction and its target (N, 1, H, W) to a float32 scalar that is 0 at best."""
+_Compare = Callable[[Tensor, Tensor], Tensor]
 
-TERM = re.compile(r"\s*((?P<weight>\d+(\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>\w+)\s*")
-
-SIGMA = 1.5
-REACH = 5
-"""Wang et al. 2004 use a Gaussian window of 11 x 11 pixels and 1.5 pixels standard deviation."""
+_TERM = re.compile(r"\s*((?P<weight>\d+(\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>\w+)\s*")
+_SIGMA, _RADIUS = 1.5, 5  # Wang et al. 2004: a Gaussian window of 11 x 11 pixels, standard deviation 1.5 pixels
 
 
-def share(stored: Tensor) -> Tensor:
-    """uint8 or uint16 to float32 in 0..1 of the type's range."""
+def unit_range(stored: Tensor) -> Tensor:
+    """Return uint8 or uint16 values as float32, 0..1 of the range of their type."""
     return stored.float() / torch.iinfo(stored.dtype).max
 
 
-def window(size: int, device: torch.device) -> Tensor:
-    """float32 (size, size): `line @ window` is the line of pixels, reflected at its ends, smoothed by a Gaussian."""
-    taps = torch.exp(-0.5 * (torch.arange(-REACH, REACH + 1, device=device) / SIGMA) ** 2)
-    lines = F.pad(torch.eye(size, device=device), (REACH, REACH), mode="reflect")
-    return lines.unfold(1, 2 * REACH + 1, 1) @ (taps / taps.sum())
+def _gaussian(size: int, device: torch.device) -> Tensor:
+    """Return float32 (size, size): `row @ matrix` is a row of pixels, reflected at its ends, smoothed by a Gaussian."""
+    taps = torch.exp(-0.5 * (torch.arange(-_RADIUS, _RADIUS + 1, device=device) / _SIGMA) ** 2)
+    rows = F.pad(torch.eye(size, device=device), (_RADIUS, _RADIUS), mode="reflect")
+    return rows.unfold(1, 2 * _RADIUS + 1, 1) @ (taps / taps.sum())
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of each image, float32 (N,), -1..1 and 1 where equal (Wang et al. 2004, eq. 13).
+    """Return the structural similarity of each image (Wang et al. 2004, eq. 13), float32 (N,), -1..1, 1 where equal.
 
     prediction, target: float (N, 1, H, W) in 0..1, H and W at least 6.
     """
-    # Two small matrix products a map: 6 ms for 32 images of 64 x 64 and their gradient on one core, where torchmetrics'
-    # 11 x 11 convolution takes 471 ms, longer than the rest of a training step. Half precision would not do for them,
-    # because the variances below are small differences.
+    # Two small matrix products a map, because on a CPU torchmetrics' 11 x 11 convolution takes longer than the rest of
+    # a training step. In float32, because the variances below are small differences.
     with torch.autocast(target.device.type, enabled=False):
-        rows, columns = (window(size, target.device) for size in target.shape[-2:])
+        rows, columns = (_gaussian(size, target.device) for size in target.shape[-2:])
         x, y = prediction.float(), target.float()
         maps = torch.stack([x, y, x * x, y * y, x * y])
         mean_x, mean_y, xx, yy, xy = (rows.T @ maps @ columns).unbind()
@@ -51,69 +47,61 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     return (luminance * structure).mean((1, 2, 3))
 
 
-def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
+def _ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return 1 - ssim(prediction, target).mean()
 
 
-def dice_loss(coverage: Tensor, target: Tensor) -> Tensor:
-    """1 - soft Dice of the whole batch (Milletari et al. 2016); one pixel is added to both sides for empty masks."""
+def _dice_loss(coverage: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - soft Dice of the batch (Milletari et al. 2016); one pixel is added to both sides for empty masks."""
     return 1 - (2 * (coverage * target).sum() + 1) / ((coverage**2).sum() + (target**2).sum() + 1)
 
 
-VALUE_LOSSES: Mapping[str, Term] = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "ssim": ssim_loss}
-
-
-def on_coverage(term: Term) -> Loss:
-    return lambda prediction, target: term(prediction.coverage, target)
-
-
-def on_depth(term: Term) -> Loss:
-    return lambda prediction, target: term(prediction.depth, target)
-
-
-def bce_loss(prediction: Prediction, target: Tensor) -> Tensor:
+def _bce_loss(prediction: Prediction, target: Tensor) -> Tensor:
     if not prediction.mask_is_logits:
         raise ValueError("bce needs a model that predicts mask logits; train the 2020 baseline with l1 or ssim.")
     return F.binary_cross_entropy_with_logits(prediction.mask, target)
 
 
+def _on(field: str, loss: _Compare) -> Loss:
+    return lambda prediction, target: loss(getattr(prediction, field), target)
+
+
+_LOSSES: dict[str, _Compare] = {"l1": F.l1_loss, "smooth_l1": F.smooth_l1_loss, "ssim": _ssim_loss}
+DEPTH_LOSSES: Mapping[str, Loss] = {name: _on("depth", loss) for name, loss in _LOSSES.items()}
 MASK_LOSSES: Mapping[str, Loss] = {
-    **{name: on_coverage(term) for name, term in VALUE_LOSSES.items()},
-    "dice": on_coverage(dice_loss),
-    "bce": bce_loss,
+    **{name: _on("coverage", loss) for name, loss in (_LOSSES | {"dice": _dice_loss}).items()},
+    "bce": _bce_loss,
 }
-DEPTH_LOSSES: Mapping[str, Loss] = {name: on_depth(term) for name, term in VALUE_LOSSES.items()}
 
 
 def mask_loss(spec: str) -> Loss:
-    """The loss that `spec` names, such as "bce+dice" or "0.5*l1+0.5*ssim", of l1, smooth_l1, ssim, bce and dice.
+    """Return the sum of l1, smooth_l1, ssim, dice and bce that `spec` names, such as "bce+dice" or "0.5*l1+0.5*ssim".
 
-    ValueError where `spec` is not a sum of those, each with or without a weight above 0.
+    Its targets are uint8 or uint16. Raises ValueError unless `spec` is a sum of these, each with or without a weight
+    above 0.
     """
-    return weighted_sum(spec, MASK_LOSSES)
+    return _weighted_sum(spec, MASK_LOSSES)
 
 
 def depth_loss(spec: str) -> Loss:
-    """As `mask_loss`, of l1, smooth_l1 and ssim."""
-    return weighted_sum(spec, DEPTH_LOSSES)
+    """Return the sum of l1, smooth_l1 and ssim that `spec` names, as `mask_loss` does."""
+    return _weighted_sum(spec, DEPTH_LOSSES)
 
 
-def weighted_sum(spec: str, losses: Mapping[str, Loss]) -> Loss:
-    terms = [parse_term(term, spec, losses) for term in spec.split("+")]
+def _weighted_sum(spec: str, losses: Mapping[str, Loss]) -> Loss:
+    terms = []
+    for term in spec.split("+"):
+        found = _TERM.fullmatch(term)
+        weight = float(found["weight"] or 1) if found else 0.0
+        if not found or not weight or found["name"] not in losses:
+            raise ValueError(
+                f"loss {spec!r}: cannot read {term!r}. A loss is a sum of {', '.join(losses)}, "
+                'each with a weight above 0 if wanted, such as "0.5*l1+0.5*ssim".'
+            )
+        terms.append((weight, losses[found["name"]]))
 
     def total(prediction: Prediction, target: Tensor) -> Tensor:
-        wanted = share(target)
+        wanted = unit_range(target)
         return torch.stack([weight * loss(prediction, wanted) for weight, loss in terms]).sum()
 
     return total
-
-
-def parse_term(term: str, spec: str, losses: Mapping[str, Loss]) -> tuple[float, Loss]:
-    found = TERM.fullmatch(term)
-    weight = float(found["weight"] or 1) if found else 0.0
-    if not found or not weight or found["name"] not in losses:
-        raise ValueError(
-            f"loss {spec!r}: cannot read {term!r}. A loss is a sum of {', '.join(losses)}, "
-            'each with a weight above 0 if wanted, such as "0.5*l1+0.5*ssim".'
-        )
-    return weight, losses[found["name"]]

@@ -7,11 +7,11 @@ from model.unet import Prediction
 
 
 def five_rows(fg_bg: Tensor, mask: Tensor, depth: Tensor, prediction: Prediction, columns: int = 8) -> Tensor:
-    """fg_bg, true mask, true depth, predicted mask, predicted depth, a sample a column: uint8 (5 H, columns W, 3).
+    """Draw fg_bg, true mask, true depth, predicted mask and predicted depth, a sample a column.
 
-    fg_bg, mask, depth: uint8 (N, C, H, W), depth perhaps uint16. The prediction is of the same samples. Both depths of
-    a sample are made brighter alike, so that its farthest true point is white: a room of 3 m in a range of 10 m would
-    be too dark to see.
+    fg_bg, mask, depth: uint8 (N, C, H, W), depth perhaps uint16. The prediction is of the same samples. Returns uint8
+    (5 H, columns W, 3). Both depths of a sample are made brighter alike, so that its farthest true point is white: a
+    room of 3 m in a range of 10 m would be too dark to see.
     """
     depth = depth.float() * (255 / torch.iinfo(depth.dtype).max)
     farthest = depth.amax((1, 2, 3), keepdim=True).clamp_min(1)
@@ -26,6 +26,6 @@ def five_rows(fg_bg: Tensor, mask: Tensor, depth: Tensor, prediction: Prediction
 
 
 def _row(images: Tensor) -> Tensor:
-    """(N, C, H, W) of 0..255 to uint8 (H, N W, 3)."""
+    """Return images (N, C, H, W) of 0..255 side by side, uint8 (H, N W, 3)."""
     coloured = images.float().round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
     return coloured.permute(2, 0, 3, 1).reshape(images.shape[2], -1, 3)

@@ -14,12 +14,8 @@ def conv(inputs: int, outputs: int, *, groups: int = 1) -> nn.Sequential:
     )
 
 
-def depthwise(width: int) -> nn.Sequential:
-    return conv(width, width, groups=width)
-
-
 class SeedNet(nn.Module):
-    """Every layer at full resolution: 3,630,688 parameters, 29.7 GFLOP a sample at 64x64.
+    """A network with every layer at full resolution: 3,630,688 parameters, 29.7 GFLOP a sample at 64x64.
 
     Its mask is no logit: raw outputs were compared with targets in 0..1, so it trains with l1, smooth_l1 or ssim.
     """
@@ -28,13 +24,15 @@ class SeedNet(nn.Module):
         super().__init__()
         self.normalize = Normalize(mean, std)
         self.shared = conv(3, 32)
-        self.trunk = nn.Sequential(depthwise(64), conv(64, 128))
-        self.mask_head = nn.Sequential(depthwise(128), conv(128, 256), nn.Conv2d(256, 1, 3, padding=1, bias=False))
+        self.trunk = nn.Sequential(conv(64, 64, groups=64), conv(64, 128))
+        self.mask_head = nn.Sequential(
+            conv(128, 128, groups=128), conv(128, 256), nn.Conv2d(256, 1, 3, padding=1, bias=False)
+        )
         self.depth_head = nn.Sequential(
-            depthwise(128),
-            depthwise(128),
+            conv(128, 128, groups=128),
+            conv(128, 128, groups=128),
             conv(128, 256),
-            depthwise(256),
+            conv(256, 256, groups=256),
             conv(256, 512),
             conv(512, 256),
             conv(256, 256),
@@ -43,8 +41,7 @@ class SeedNet(nn.Module):
         )
 
     def forward(self, fg_bg: Tensor, bg: Tensor) -> Prediction:
-        """uint8 (N, 3, H, W) twice to coverage and depth, (N, 1, H, W), neither held to 0..1."""
-        images = [self.shared(self.normalize(image)) for image in (bg, fg_bg)]
-        features = self.trunk(torch.cat(images, 1))
-        mask, depth = self.mask_head(features), self.depth_head(features)
-        return Prediction(mask=mask.float(), depth=depth.float(), mask_is_logits=False)
+        """Return coverage and depth, (N, 1, H, W), neither held to 0..1, of images uint8 (N, 3, H, W)."""
+        features = self.trunk(torch.cat([self.shared(self.normalize(image)) for image in (bg, fg_bg)], 1))
+        mask, depth = self.mask_head(features).float(), self.depth_head(features).float()
+        return Prediction(mask, depth, mask_is_logits=False)

@@ -9,19 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# RGB mean and standard deviation of the 2020 data set, in units of 0..1.
 MEAN = (0.455, 0.378, 0.323)
-"""RGB mean of the 2020 data set, 0..1"""
 STD = (0.239, 0.230, 0.225)
-"""RGB standard deviation of the 2020 data set, 0..1"""
 
-PAIR = 9
-"""channels of both images and of how far they differ"""
-HEAD_WIDTH = 16
-"""channels at full resolution, where each one costs the most"""
+_PAIR = 9  # channels: both images and how far they differ
+_HEAD_WIDTH = 16  # channels at full resolution, where each one costs the most
 
 
 class Prediction(NamedTuple):
-    """What a model says about N pairs of images, float32 whatever precision it computed in."""
+    """A model's output for N pairs of images, float32 whatever precision it was computed in."""
 
     mask: Tensor
     """(N, 1, H, W): logits, or the coverage itself where `mask_is_logits` is False"""
@@ -32,7 +29,7 @@ class Prediction(NamedTuple):
 
     @property
     def coverage(self) -> Tensor:
-        """float32 (N, 1, H, W): how much of each pixel the figure covers; 0..1 where the mask is logits."""
+        """The share of each pixel that the figure covers, float32 (N, 1, H, W); 0..1 where the mask is logits."""
         return self.mask.sigmoid() if self.mask_is_logits else self.mask
 
 
@@ -53,7 +50,7 @@ class UNetConfig:
 
 
 class Normalize(nn.Module):
-    """uint8 (N, 3, H, W) to float32 of zero mean and unit variance, by the statistics of the data set."""
+    """Normalisation of uint8 (N, 3, H, W) to float32 of zero mean and unit variance by a data set's statistics."""
 
     mean: Tensor
     std: Tensor
@@ -70,7 +67,7 @@ class Normalize(nn.Module):
 
 
 def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1) -> nn.Sequential:
-    """Convolution and batch norm; halves the resolution where size and stride are 2."""
+    """Return a convolution and batch norm, which halve the resolution where size and stride are 2."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride=stride, padding=(size - stride + 1) // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -78,24 +75,22 @@ def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1) -> nn.Seq
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions and a way past them (He et al. 2016)."""
+    """Two 3x3 convolutions and a shortcut past them (He et al. 2016)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = conv(width, width)
-        self.second = conv(width, width)
+        self.first, self.second = conv(width, width), conv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(F.relu(self.first(x))))
 
 
 class Up(nn.Module):
-    """Twice the resolution, and the encoder's features of that resolution added."""
+    """Upsampling by 2 and the addition of the encoder's features of that resolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.narrow = conv(inputs, outputs, 1)
-        self.block = Residual(outputs)
+        self.narrow, self.block = conv(inputs, outputs, 1), Residual(outputs)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         x: Tensor = self.block(F.relu(F.interpolate(self.narrow(coarse), scale_factor=2.0) + skip))
@@ -103,7 +98,7 @@ class Up(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(N, C, H, W) to features at 1/2, 1/4, ... of the resolution, the finest first."""
+    """Features of (N, C, H, W) at 1/2, 1/4, ... of its resolution, the finest first."""
 
     def __init__(self, inputs: int, widths: Sequence[int], blocks: int) -> None:
         super().__init__()
@@ -121,12 +116,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder's features to the finest of its resolutions, with all of the context."""
+    """Features of all of the encoder's resolutions, brought together at the finest of them."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        coarse_to_fine = list(widths)[::-1]
-        self.ups = nn.ModuleList(Up(coarse, fine) for coarse, fine in itertools.pairwise(coarse_to_fine))
+        self.ups = nn.ModuleList(Up(coarse, fine) for coarse, fine in itertools.pairwise(widths[::-1]))
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = features[-1]
@@ -136,14 +130,13 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Module):
-    """Decoded features at half resolution, and the details of the input pair, to one value a pixel."""
+    """One value a pixel, from decoded features at half resolution and the details of the input pair."""
 
-    def __init__(self, inputs: int, details: int, *, blocks: int) -> None:
+    def __init__(self, inputs: int, *, blocks: int) -> None:
         super().__init__()
-        self.coarse = conv(inputs, HEAD_WIDTH, 1)
-        self.details = conv(details, HEAD_WIDTH)
-        self.blocks = nn.Sequential(*(Residual(HEAD_WIDTH) for _ in range(blocks)))
-        self.out = nn.Conv2d(HEAD_WIDTH, 1, 3, padding=1)
+        self.coarse, self.details = conv(inputs, _HEAD_WIDTH, 1), conv(_PAIR, _HEAD_WIDTH)
+        self.blocks = nn.Sequential(*(Residual(_HEAD_WIDTH) for _ in range(blocks)))
+        self.out = nn.Conv2d(_HEAD_WIDTH, 1, 3, padding=1)
 
     def forward(self, coarse: Tensor, pair: Tensor) -> Tensor:
         x = F.relu(F.interpolate(self.coarse(coarse), scale_factor=2.0) + self.details(pair))
@@ -152,36 +145,32 @@ class Head(nn.Module):
 
 
 class DualUNet(nn.Module):
-    """(background, background + figure) to (mask, depth), for images of any size.
-
-    mean, std: of the RGB images, in units of 0..1; they travel with the weights.
-    """
+    """The network from a pair of images of any size, without and with the figure, to mask and depth."""
 
     def __init__(
         self, config: UNetConfig | None = None, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
     ) -> None:
+        """mean, std: of the RGB images, in units of 0..1; they travel with the weights."""
         super().__init__()
         self.config = config or UNetConfig()
         widths = [self.config.width * 2**level for level in range(self.config.levels)]
         self.normalize = Normalize(mean, std)
-        self.encoder = Encoder(PAIR, widths, self.config.blocks)
+        self.encoder = Encoder(_PAIR, widths, self.config.blocks)
         self.decoder = Decoder(widths)
         # 93 % of the wrong mask pixels lie within one pixel of the true edge: the mask gets a block at full resolution.
-        self.mask_head = Head(widths[0], PAIR, blocks=1)
-        self.depth_head = Head(widths[0], PAIR, blocks=0)
+        self.mask_head = Head(widths[0], blocks=1)
+        self.depth_head = Head(widths[0], blocks=0)
 
     def forward(self, fg_bg: Tensor, bg: Tensor) -> Prediction:
-        """uint8 (N, 3, H, W) twice to mask logits and depth, (N, 1, H, W)."""
+        """Return mask logits and depth, (N, 1, H, W), of images uint8 (N, 3, H, W)."""
         height, width = fg_bg.shape[-2:]
-        pair = self.pair(fg_bg, bg)
+        pair = self._pair(fg_bg, bg)
         shared = self.decoder(self.encoder(pair))
-        mask = self.mask_head(shared, pair)[..., :height, :width]
-        depth = self.depth_head(shared, pair)[..., :height, :width]
-        return Prediction(mask=mask.float(), depth=depth.float().sigmoid())
+        mask, depth = (head(shared, pair)[..., :height, :width].float() for head in (self.mask_head, self.depth_head))
+        return Prediction(mask=mask, depth=depth.sigmoid())
 
-    def pair(self, fg_bg: Tensor, bg: Tensor) -> Tensor:
-        """Both images and how far they differ, (N, 9, H', W'): H' and W' are whole numbers of the coarsest pixels."""
+    def _pair(self, fg_bg: Tensor, bg: Tensor) -> Tensor:
+        """Return both images and how far they differ, (N, 9, H', W'), padded to whole pixels of the coarsest level."""
         seen, empty = self.normalize(fg_bg), self.normalize(bg)
-        multiple = 2**self.config.levels
-        bottom, right = -fg_bg.shape[-2] % multiple, -fg_bg.shape[-1] % multiple
+        bottom, right = (-size % 2**self.config.levels for size in fg_bg.shape[-2:])
         return F.pad(torch.cat([seen, empty, (seen - empty).abs()], 1), (0, right, 0, bottom), mode="replicate")

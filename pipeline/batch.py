@@ -20,5 +20,5 @@ class Batch(NamedTuple):
     depth: Tensor
     """uint8 or uint16 (N, 1, H, W), as many bits as are stored: 0 at the near end of the data set's depth range
     (manifest.json, `depth`), the greatest value, 255 or 65535, at the far end"""
-    row: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """int64 (N,) on the host: the samples' rows in the data set's index"""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Caching = Literal["none", "host", "device"]
 Shape = tuple[int, int, int]
 """height, width and channels of an image"""
-Members = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 class Cache:
@@ -48,38 +48,38 @@ class Cache:
                 "or --cache none."
             ) from None
 
-    def completed(
-        self, members: Members, decode: Callable[[Members], dict[str, Tensor]], device: torch.device, watch: Stopwatch
+    def get_or_decode(
+        self, indices: Indices, decode: Callable[[Indices], dict[str, Tensor]], device: torch.device, watch: Stopwatch
     ) -> dict[str, Tensor]:
         """The images of these samples, uint8 (N, C, H, W) on `device`; `decode` is asked for those not kept yet."""
-        kept = self._kept(members)
+        kept = self._kept(indices)
         if kept.all():
             with watch.timed("gather"):
-                return {name: gathered(images, members, device) for name, images in self._images.items()}
-        fresh = decode(members[~kept])
+                return {name: gathered(images, indices, device) for name, images in self._images.items()}
+        fresh = decode(indices[~kept])
         with watch.timed("gather"):
-            self._keep(members[~kept], fresh)
-            return {name: self._merged(name, members, kept, images) for name, images in fresh.items()}
+            self._keep(indices[~kept], fresh)
+            return {name: self._merged(name, indices, kept, images) for name, images in fresh.items()}
 
-    def _kept(self, members: Members) -> NDArray[np.bool_]:
-        inside = members < self.capacity
-        kept: NDArray[np.bool_] = inside & (self._filled[np.where(inside, members, 0)] == 1)
+    def _kept(self, indices: Indices) -> NDArray[np.bool_]:
+        inside = indices < self.capacity
+        kept: NDArray[np.bool_] = inside & (self._filled[np.where(inside, indices, 0)] == 1)
         return kept
 
-    def _keep(self, members: Members, images: dict[str, Tensor]) -> None:
-        inside = np.flatnonzero(members < self.capacity)
+    def _keep(self, indices: Indices, images: dict[str, Tensor]) -> None:
+        inside = np.flatnonzero(indices < self.capacity)
         for name, kept in self._images.items():
             fresh = gathered(images[name].permute(0, 2, 3, 1), inside, images[name].device).permute(0, 2, 3, 1)
-            kept.index_copy_(0, torch.from_numpy(members[inside]).to(kept.device), fresh.to(kept.device))
+            kept.index_copy_(0, torch.from_numpy(indices[inside]).to(kept.device), fresh.to(kept.device))
             if kept.is_cuda:  # another thread's stream must not read what is still being written
                 torch.cuda.current_stream(kept.device).synchronize()
-        self._filled[members[inside]] = 1
+        self._filled[indices[inside]] = 1
 
-    def _merged(self, name: str, members: Members, kept: NDArray[np.bool_], fresh: Tensor) -> Tensor:
+    def _merged(self, name: str, indices: Indices, kept: NDArray[np.bool_], fresh: Tensor) -> Tensor:
         if not kept.any():
             return fresh
         order = np.argsort(np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)]))
-        both = torch.cat([gathered(self._images[name], members[kept], fresh.device), fresh])
+        both = torch.cat([gathered(self._images[name], indices[kept], fresh.device), fresh])
         return gathered(both.permute(0, 2, 3, 1), order, fresh.device)
 
 

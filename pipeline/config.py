@@ -10,12 +10,12 @@ from shards.errors import InputError
 _LEAST = {
     "size": 0,
     "batch_size": 1,
-    "window": 0,
-    "threads": 0,
-    "ahead": 1,
+    "shuffle_window": 0,
+    "num_threads": 0,
+    "prefetch": 1,
     "bank_mib": 0,
     "cache_mib": 0,
-    "downloads_mib": 1,
+    "cache_limit": 1,
     "max_bad": 0,
 }
 
@@ -34,16 +34,16 @@ class LoaderConfig:
     shuffle: bool = True
     seed: int = 0
     """decides the order of every epoch"""
-    window: int = 0
+    shuffle_window: int = 0
     """shards whose samples are mixed with each other, for disks and networks where random access is slow; 0 is all"""
     decode: Decode = "auto"
     """gpu and cpu are DALI, portable is Pillow; auto measures gpu and cpu where there is a GPU, else takes the first
     of cpu and portable that the machine has"""
-    engine: float = 0.9
+    hw_decoder_load: float = 0.9
     """share of the JPEGs that goes to the GPU's JPEG engine, where it has one, with decode=gpu"""
-    threads: int = 0
+    num_threads: int = 0
     """threads of this rank that decode, each a batch of its own; 0 is one a core, shared among the ranks here"""
-    ahead: int = 2
+    prefetch: int = 2
     """batches a thread decodes ahead of the one that is handed over"""
     bank_mib: int = 1024
     """memory on the device for images that many samples share; if they need more they are decoded for every sample"""
@@ -52,17 +52,18 @@ class LoaderConfig:
     the device"""
     cache_mib: int = 0
     """keep only as many samples as this holds; 0 keeps all of the split, and says so at once if there is no room"""
-    downloads: Path = Path("~/.cache/sluice")
+    cache_dir: Path = Path("~/.cache/sluice")
     """folder for the shards of data sets at a URL, shared by all processes of the machine"""
-    downloads_mib: int = 16384
-    """room for shards in it; those used longest ago give way"""
+    cache_limit: int = 16384
+    """room for shards in it, MiB; those used longest ago give way"""
     max_bad: int = 100
     """samples that may fail to decode before the run is stopped"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", str(self.data))  # one type, whoever made it: a command line, a program, JSON
+        for name, one_type in {"data": str, "cache_dir": Path}.items():  # whoever made it: a command line, JSON, ...
+            object.__setattr__(self, name, one_type(getattr(self, name)))
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)}: at least {least} is needed.")
-        if not 0 <= self.engine <= 1:
-            raise InputError(f"engine={self.engine}: a share from 0 to 1 is needed.")
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise InputError(f"hw_decoder_load={self.hw_decoder_load}: a share from 0 to 1 is needed.")

@@ -14,7 +14,7 @@ from shards.errors import InputError
 Decode = Literal["auto", "gpu", "cpu", "portable"]
 
 
-class Decoder(Protocol):
+class ImageDecoder(Protocol):
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
         """Images by component, (N, H, W, C), uint8, or uint16 where they have 16 bits a value.
 
@@ -42,17 +42,17 @@ def make_decoder(
     channels: dict[str, int],
     batch_size: int,
     device: torch.device,
-    engine: float,
+    hw_decoder_load: float,
     deep: Collection[str] = (),
-) -> Decoder:
+) -> ImageDecoder:
     """A decoder of up to `batch_size` images of each of the components in `channels`, for one thread.
 
     deep: those of the components that have 16 bits a value.
-    engine: the share of JPEGs that goes to the GPU's JPEG engine, where it has one (DALI's hw_decoder_load).
+    hw_decoder_load: the share of JPEGs that goes to the GPU's JPEG engine, where it has one.
     """
     if decode == "portable":
         return PortableDecoder(channels, deep)
-    return DaliDecoder(channels, batch_size, device if decode == "gpu" else None, engine, deep)
+    return DaliDecoder(channels, batch_size, device if decode == "gpu" else None, hw_decoder_load, deep)
 
 
 class DaliDecoder:
@@ -68,7 +68,7 @@ class DaliDecoder:
         channels: dict[str, int],
         batch_size: int,
         device: torch.device | None,
-        engine: float,
+        hw_decoder_load: float,
         deep: Collection[str],
     ) -> None:
         from nvidia.dali import Pipeline, fn, types
@@ -85,7 +85,11 @@ class DaliDecoder:
                         fn.external_source(name=name, no_copy=True),
                         output_type=types.RGB if count == 3 else types.GRAY,
                         dtype=types.UINT16 if name in deep else types.UINT8,
-                        **({"device": "cpu"} if device is None else {"device": "mixed", "hw_decoder_load": engine}),
+                        **(
+                            {"device": "cpu"}
+                            if device is None
+                            else {"device": "mixed", "hw_decoder_load": hw_decoder_load}
+                        ),
                     )
                     for name, count in channels.items()
                 )
@@ -93,7 +97,7 @@ class DaliDecoder:
         self._pipeline.build()
 
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """As Decoder says. After an error it works again: DALI loses the batch, not the pipeline."""
+        """As ImageDecoder says. After an error it works again: DALI loses the batch, not the pipeline."""
         try:
             # Given arrays instead, DALI looks at each one in Python: 5 us an image, with the interpreter locked.
             lists = {name: self._list([self._tensor(image) for image in images]) for name, images in encoded.items()}
@@ -117,7 +121,7 @@ def _copies(images: dict[str, Tensor], device: torch.device) -> dict[str, Tensor
     return copies
 
 
-def resized(images: Tensor, size: int | None) -> Tensor:
+def resize(images: Tensor, size: int | None) -> Tensor:
     """(N, H, W, C) to (N, C, size, size), channels_last, uint8 or uint16; only rearranged if `size` is None or theirs.
 
     Bilinear with antialiasing. uint8 on the host in uint8, on CUDA in float, rounded: at most 1 apart. uint16 in float.

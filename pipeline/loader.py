@@ -1,4 +1,4 @@
-"""Loader: the batches of a split, in the plan's order, made ahead on several threads; resumable to the batch."""
+"""Loader: the batches of a split, in a fixed order, made ahead on several threads; resumable to the batch."""
 
 import itertools
 import logging
@@ -21,11 +21,10 @@ from pipeline.cache import Caching
 from pipeline.config import LoaderConfig as LoaderConfig
 from pipeline.decode import Decode, candidates
 from pipeline.make import BatchMaker
-from pipeline.plan import Plan
+from pipeline.order import Order, Windows
 from pipeline.reader import LocalTars, Reader
 from pipeline.remote import Downloads
 from pipeline.stats import Stats as Stats
-from pipeline.windows import Windows
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.storage import is_url
@@ -37,15 +36,15 @@ class Loader:
     """Iterates over the batches of one rank, an epoch an iteration, and knows where it is.
 
     Iterating again begins the next epoch; after `load_state_dict` it goes on with the batch that would have come next.
-    A sample that does not decode is replaced by a stand-in, the same one in every run.
+    A sample that does not decode is replaced by a substitute, the same one in every run.
     """
 
     def __init__(
-        self, config: LoaderConfig, *, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"
+        self, config: LoaderConfig, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
     ) -> None:
-        """Raises InputError if the data set or a file of it is missing, or if the split is too small for `world`."""
+        """Raises InputError if the data set or a file of it is missing, or if the split is too small for the ranks."""
         self.config, self.rank, self.device = config, rank, torch.device(device)
-        self._threads = config.threads or _cores()
+        self._threads = config.num_threads or _cores()
         self._epoch = self._step = 0
         self._expected: list[int] = []
         self._iteration: object = None
@@ -56,9 +55,9 @@ class Loader:
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
             _refuse_incomplete(self.dataset, config)
             self._reader = Reader(self._downloads or LocalTars(self.dataset))
-            self.plan = _plan(config, self.dataset, world)
+            self.order = _order(config, self.dataset, world_size)
             if self._downloads:
-                self._downloads.check_room(2 * config.window or len(self._all_shards()))
+                self._downloads.check_room(2 * config.shuffle_window or len(self._all_shards()))
             self.decode = self._chosen()
             self._maker = self._make_maker(self.decode, config.cache)
             self._closing = closing.pop_all()
@@ -77,21 +76,21 @@ class Loader:
 
     def _rate(self, decode: Decode) -> float:
         """Samples a second while the first batches are made a second time."""
-        maker, steps = self._make_maker(decode, "none"), range(min(len(self), self._threads * self.config.ahead))
+        maker, steps = self._make_maker(decode, "none"), range(min(len(self), self._threads * self.config.prefetch))
         for _ in range(2):
             begin = time.perf_counter()
             batches = list(self._pool.map(lambda step: maker.make(0, step, self.rank), steps))
-        return sum(len(batch.row) for batch in batches) / (time.perf_counter() - begin)
+        return sum(len(batch.index) for batch in batches) / (time.perf_counter() - begin)
 
     def _make_maker(self, decode: Decode, cache: Caching) -> BatchMaker:
         config = replace(self.config, cache=cache)
         return BatchMaker(
-            self.dataset, self._reader, self.plan, config, decode=decode, decoders=self._threads, device=self.device
+            self.dataset, self._reader, self.order, config, decode=decode, decoders=self._threads, device=self.device
         )
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on every rank."""
-        return self.plan.steps
+        return self.order.steps
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._resumed:
@@ -100,7 +99,7 @@ class Loader:
         return self._batches(self._epoch, self._step, self._iteration)
 
     def _batches(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
-        steps, ahead = iter(range(first, len(self))), self._threads * self.config.ahead
+        steps, ahead = iter(range(first, len(self))), self._threads * self.config.prefetch
         self._expect()
         futures = deque(self._submit(epoch, step) for step in itertools.islice(steps, ahead))
         try:
@@ -125,7 +124,7 @@ class Loader:
         batch = future.result()
         self._waited += time.perf_counter() - begin
         self._handed_over[0] += 1
-        self._handed_over[1] += len(batch.row)
+        self._handed_over[1] += len(batch.index)
         if self.device.type == "cuda":
             _hand_over(batch)
         return batch
@@ -133,8 +132,8 @@ class Loader:
     def _expect(self) -> None:
         """Has those shards downloaded that the batches from here on need."""
         if self._downloads:
-            windows = self.plan.windows
-            needed = windows.ahead(self._epoch, self.plan.bounds(self._step)[0]) if windows else self._all_shards()
+            windows = self.order.windows
+            needed = windows.ahead(self._epoch, self.order.bounds(self._step)[0]) if windows else self._all_shards()
             if needed != self._expected:
                 self._downloads.prefetch(needed)
                 self._reader.keep(needed)
@@ -152,14 +151,14 @@ class Loader:
             waited=self._waited,
             bad=len(self._maker.bad),
             seconds=time.perf_counter() - self._began,
-            threads=self._threads,
+            num_threads=self._threads,
             spent=self._maker.watch.spent,
         )
 
     def weight(self, batch: Batch) -> float:
         """What the mean over the batch handed over last counts in the mean of the ranks' means: 1 but for odd rests."""
-        begin, end = self.plan.bounds(self._step - 1)
-        return len(batch.row) * self.plan.world / (end - begin)
+        begin, end = self.order.bounds(self._step - 1)
+        return len(batch.index) * self.order.world_size / (end - begin)
 
     @property
     def epoch(self) -> int:
@@ -168,7 +167,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is, in integers and names: samples handed over count, those decoded ahead do not."""
-        seen = self.plan.bounds(self._step - 1)[1] if self._step else 0
+        seen = self.order.bounds(self._step - 1)[1] if self._step else 0
         return {"epoch": self._epoch, "seen": seen, "decode": self.decode, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -183,7 +182,7 @@ class Loader:
                     f"the saved place is in {name}={state.get(name)}, but this loader has {name}={value}. "
                     "Go on with the same data, split, seed and batch size, or begin a new run."
                 )
-        step = len(self) if state["seen"] == self.plan.samples else state["seen"] // self.config.batch_size
+        step = len(self) if state["seen"] == self.order.samples else state["seen"] // self.config.batch_size
         self._epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
         self._resumed = True
         then = state.get("decode", self.decode)
@@ -196,11 +195,11 @@ class Loader:
         return {
             "data": self.dataset.manifest.made_from,
             "split": config.split,
-            "samples": self.plan.samples,
+            "samples": self.order.samples,
             "batch_size": config.batch_size,
             "shuffle": config.shuffle,
             "seed": config.seed,
-            "window": config.window,
+            "shuffle_window": config.shuffle_window,
         }
 
     def close(self) -> None:
@@ -229,21 +228,21 @@ def _refuse_incomplete(dataset: Dataset, config: LoaderConfig) -> None:
 
 
 def _downloads(config: LoaderConfig, closing: ExitStack) -> Downloads:
-    downloads = Downloads(str(config.data), config.downloads.expanduser(), config.downloads_mib << 20)
+    downloads = Downloads(str(config.data), config.cache_dir.expanduser(), config.cache_limit << 20)
     closing.callback(downloads.close)
     return downloads
 
 
-def _plan(config: LoaderConfig, dataset: Dataset, world: int) -> Plan:
+def _order(config: LoaderConfig, dataset: Dataset, world_size: int) -> Order:
     windows = None
-    if config.window:
+    if config.shuffle_window:
         counts = _samples_by_shard(dataset, config.split)
-        windows = Windows(counts, config.window, seed=config.seed, shuffle=config.shuffle)
+        windows = Windows(counts, config.shuffle_window, seed=config.seed, shuffle=config.shuffle)
     try:
-        return Plan(
+        return Order(
             samples=len(dataset.split(config.split)),
             batch_size=config.batch_size,
-            world=world,
+            world_size=world_size,
             seed=config.seed,
             shuffle=config.shuffle,
             windows=windows,

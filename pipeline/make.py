@@ -17,8 +17,8 @@ from pipeline.bank import Bank
 from pipeline.batch import Batch
 from pipeline.cache import Cache
 from pipeline.config import LoaderConfig
-from pipeline.decode import Decode, Decoder, make_decoder, resized
-from pipeline.plan import Plan
+from pipeline.decode import Decode, ImageDecoder, make_decoder, resize
+from pipeline.order import Order
 from pipeline.reader import Encoded, Reader
 from pipeline.stats import Stopwatch
 from shards.errors import InputError
@@ -26,7 +26,7 @@ from shards.format.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
-Members = NDArray[np.int64]
+Indices = NDArray[np.int64]
 """numbers of samples within their split"""
 
 
@@ -37,14 +37,14 @@ class BatchMaker:
         self,
         dataset: Dataset,
         reader: Reader,
-        plan: Plan,
+        order: Order,
         config: LoaderConfig,
         *,
         decode: Decode,
         decoders: int,
         device: torch.device,
     ) -> None:
-        self._dataset, self._plan, self._config, self._device = dataset, plan, config, device
+        self._dataset, self._order, self._config, self._device = dataset, order, config, device
         self._rows, self._reader = dataset.split(config.split), reader
         self._decode, self.watch = decode, Stopwatch()
         self.bad: set[int] = set()
@@ -53,81 +53,81 @@ class BatchMaker:
         self._inverted = {"depth"} if dataset.manifest.depth.near_is_bright else set()
         self._banks = {name: self._bank(name) for name in self._shared_within(config.bank_mib << 20)}
         channels = {name: components[name].channels for name in components if name not in self._banks}
-        self._decoders: queue.SimpleQueue[tuple[Decoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
+        self._decoders: queue.SimpleQueue[tuple[ImageDecoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(decoders):
-            decoder = make_decoder(decode, channels, plan.largest, device, config.engine, self._deep)
+            decoder = make_decoder(decode, channels, order.largest, device, config.hw_decoder_load, self._deep)
             self._decoders.put((decoder, _stream(device)))
         self._cache = self._make_cache(channels) if config.cache != "none" else None
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
         """The batch of `rank` at `step`. Raises InputError if more than `max_bad` samples have failed to decode."""
-        positions = self._plan.positions(step, rank)
-        members = self._plan.members(epoch, positions)
+        positions = self._order.positions(step, rank)
+        indices = self._order.indices(epoch, positions)
         with self._decoder() as decoder:
             while True:
-                self._replace_bad(members, epoch, positions)
+                self._replace_bad(indices, epoch, positions)
                 try:
-                    return self._batch(decoder, members)
+                    return self._batch(decoder, indices)
                 except ValueError as error:
-                    self._find_bad(decoder, members, error)
+                    self._find_bad(decoder, indices, error)
 
-    def _batch(self, decoder: Decoder, members: Members) -> Batch:
-        images, rows = self._images(decoder, members), self._rows[members].astype(np.int64)
+    def _batch(self, decoder: ImageDecoder, indices: Indices) -> Batch:
+        images, rows = self._images(decoder, indices), self._rows[indices].astype(np.int64)
         with self.watch.timed("gather"):
             for name, bank in self._banks.items():
                 images[name] = bank.gather(self._dataset.shared_number(name, rows))
         images |= {name: _as_values(images[name]) for name in self._deep}
-        return Batch(**images, row=torch.from_numpy(rows))
+        return Batch(**images, index=torch.from_numpy(rows))
 
-    def _images(self, decoder: Decoder, members: Members) -> dict[str, Tensor]:
+    def _images(self, decoder: ImageDecoder, indices: Indices) -> dict[str, Tensor]:
         """Images of all components that no bank has, as bytes, from the cache as far as it has them.
 
         Raises ValueError if one does not decode.
         """
         decoded = partial(self._decoded, decoder)
         if self._cache is None:
-            return decoded(members)
-        return self._cache.completed(members, decoded, self._device, self.watch)
+            return decoded(indices)
+        return self._cache.get_or_decode(indices, decoded, self._device, self.watch)
 
-    def _decoded(self, decoder: Decoder, members: Members) -> dict[str, Tensor]:
-        rows = self._rows[members]
+    def _decoded(self, decoder: ImageDecoder, indices: Indices) -> dict[str, Tensor]:
+        rows = self._rows[indices]
         names = [name for name in self._dataset.manifest.components if name not in self._banks]
         with self.watch.timed("read"):
             encoded = self._reader.read({name: self._dataset.locate(name, rows) for name in names})
         return self._finished(decoder, encoded)
 
-    def _finished(self, decoder: Decoder, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
+    def _finished(self, decoder: ImageDecoder, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
         with self.watch.timed("decode"):
             images = decoder.decode(encoded)
             _refuse_other_sizes(images, self._dataset.manifest.image_size)
         with self.watch.timed("resize"):
-            images = {name: resized(image, self._config.size or None) for name, image in images.items()}
+            images = {name: resize(image, self._config.size or None) for name, image in images.items()}
             images |= {name: _as_bytes(images[name]) for name in self._deep & images.keys()}
             images |= {name: ~images[name] for name in self._inverted & images.keys()}
         with self.watch.timed("transfer"):
             return {name: image.to(self._device, non_blocking=True) for name, image in images.items()}
 
-    def _replace_bad(self, members: Members, epoch: int, positions: NDArray[np.int64]) -> None:
-        """Puts stand-ins, in place, where `members` holds samples known to be bad."""
+    def _replace_bad(self, indices: Indices, epoch: int, positions: NDArray[np.int64]) -> None:
+        """Puts substitutes, in place, where `indices` holds samples known to be bad."""
         if not self.bad:
             return
         for i, position in enumerate(positions.tolist()):
             attempts = itertools.count()
-            while int(members[i]) in self.bad:
-                members[i] = self._plan.substitute(epoch, position, next(attempts))
+            while int(indices[i]) in self.bad:
+                indices[i] = self._order.substitute(epoch, position, next(attempts))
 
-    def _find_bad(self, decoder: Decoder, members: Members, error: ValueError) -> None:
+    def _find_bad(self, decoder: ImageDecoder, indices: Indices, error: ValueError) -> None:
         """Decodes the samples of a batch one by one, and remembers those that fail."""
-        found = {int(member) for member in members if not self._decodes(decoder, np.array([member]))}
+        found = {int(index) for index in indices if not self._decodes(decoder, np.array([index]))}
         if not found:
             raise error
-        for member in found - self.bad:
-            log.warning("sample %s does not decode; another takes its place", self._name(member))
+        for index in found - self.bad:
+            log.warning("sample %s does not decode; another takes its place", self._name(index))
         self._remember(found)
 
-    def _decodes(self, decoder: Decoder, members: Members) -> bool:
+    def _decodes(self, decoder: ImageDecoder, indices: Indices) -> bool:
         try:
-            self._images(decoder, members)
+            self._images(decoder, indices)
         except ValueError:
             return False
         return True
@@ -135,14 +135,14 @@ class BatchMaker:
     def _remember(self, bad: set[int]) -> None:
         self.bad |= bad
         if len(self.bad) > min(self._config.max_bad, len(self._rows) // 2):
-            names = ", ".join(self._name(member) for member in sorted(self.bad)[:20])
+            names = ", ".join(self._name(index) for index in sorted(self.bad)[:20])
             raise InputError(
                 f"{len(self.bad)} samples do not decode (max_bad is {self._config.max_bad}): {names}. "
                 "List all with `python -m shards verify`."
             )
 
-    def _name(self, member: int) -> str:
-        row = self._rows[member]
+    def _name(self, index: int) -> str:
+        row = self._rows[index]
         shard = self._dataset.tars[int(self._dataset.shard_of(np.array([row]))[0])].name
         return f"{self._dataset.key(int(row))} in {shard}"
 
@@ -163,7 +163,9 @@ class BatchMaker:
 
     def _bank(self, name: str) -> Bank:
         component, chunk = self._dataset.manifest.components[name], 64
-        decoder = make_decoder(self._decode, {name: component.channels}, chunk, self._device, self._config.engine)
+        decoder = make_decoder(
+            self._decode, {name: component.channels}, chunk, self._device, self._config.hw_decoder_load
+        )
         encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})[name]
         bank = Bank(encoded, lambda images: self._finished(decoder, {name: images})[name], chunk)
         if bank.bad:
@@ -184,7 +186,7 @@ class BatchMaker:
         )
 
     @contextmanager
-    def _decoder(self) -> Iterator[Decoder]:
+    def _decoder(self) -> Iterator[ImageDecoder]:
         """A decoder for one thread. On CUDA it has a stream of its own, and what was made is finished at the end.
 
         On the stream that trains, a batch would wait for all steps begun before it, and they for it.

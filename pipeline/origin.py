@@ -143,7 +143,7 @@ def _raise_if_lasting(error: Exception, url: str, path: Path) -> None:
     if isinstance(error, OSError) and error.errno in _FULL:
         raise InputError(
             f"{path.parent}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, "
-            "download to another disk, or lower --downloads-mib."
+            "download to another disk, or lower --cache-limit."
         ) from error
     if isinstance(error, FileNotFoundError):
         raise InputError(f"{url}: not found. Is the whole folder of a data set there?") from error

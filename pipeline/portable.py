@@ -21,7 +21,7 @@ class PortableDecoder:
         self._modes |= dict.fromkeys(deep, "I;16")
 
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """As pipeline.decode.Decoder says."""
+        """As pipeline.decode.ImageDecoder says."""
         return {name: self._decoded(images, self._modes[name]) for name, images in encoded.items()}
 
     def _decoded(self, images: Encoded, mode: str) -> Tensor:

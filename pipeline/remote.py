@@ -100,7 +100,7 @@ class Downloads:
             self._fetch("manifest.json", path := Path(temporary) / "manifest.json")
             text = path.read_bytes()
         url = self._origin.url
-        manifest = _manifest(text, url)
+        manifest = Manifest.parse(text, f"{url}/manifest.json")
         root = folder / hashlib.sha256(f"{url}\n".encode() + text).hexdigest()[:16]
         (root / "index").mkdir(parents=True, exist_ok=True)
         with locked(root / "lock"):
@@ -182,18 +182,6 @@ class Downloads:
         if needed > limit:
             raise InputError(
                 f"{len(numbers)} shards of {self._origin.url} are needed at a time, {needed:,} bytes, but "
-                f"{self._store.folder} may hold {limit:,}. Set --downloads-mib {-(-needed >> 20)}, or lower --window."
+                f"{self._store.folder} may hold {limit:,}. Set --cache-limit {-(-needed >> 20)}, or lower "
+                "--shuffle-window."
             )
-
-
-def _manifest(text: bytes, url: str) -> Manifest:
-    """Raises InputError if `text` is not a manifest, or if it names files that are not in the data set's folder."""
-    try:
-        manifest = Manifest.from_json(text.decode())
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{url}/manifest.json: not a manifest that this version reads ({error}).") from error
-    tars = [shard.name for shard in [*manifest.shards, *([manifest.shared] if manifest.shared else [])]]
-    for name in [*tars, *manifest.index]:
-        if Path(name).name != name or name.startswith(".") or not name.endswith((".tar", ".npy")):
-            raise InputError(f"{url}/manifest.json: {name!r} is no name for a tar or a part of the index.")
-    return manifest

@@ -26,7 +26,7 @@ class Stats:
     bad: int
     """samples that did not decode and were replaced"""
     seconds: float
-    threads: int
+    num_threads: int
     spent: dict[Stage, float]
     """seconds in each stage, of all threads together"""
 
@@ -38,7 +38,7 @@ class Stats:
             waited=self.waited - earlier.waited,
             bad=self.bad - earlier.bad,
             seconds=self.seconds - earlier.seconds,
-            threads=self.threads,
+            num_threads=self.num_threads,
             spent={stage: seconds - earlier.spent[stage] for stage, seconds in self.spent.items()},
         )
 
@@ -54,7 +54,7 @@ class Stats:
     @property
     def busy(self) -> dict[Stage, float]:
         """Share of the threads' time that each stage took."""
-        return {stage: seconds / (self.seconds * self.threads) for stage, seconds in self.spent.items()}
+        return {stage: seconds / (self.seconds * self.num_threads) for stage, seconds in self.spent.items()}
 
     @property
     def limit(self) -> Stage:

@@ -25,12 +25,12 @@ def places(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     tars = sorted((tar.stat().st_size for tar in dataset.glob("*.tar")), reverse=True)
     assert sum(tars[:4]) < 1 << 20 < sum(tars)
     with http_server(dataset) as server:
-        downloads = {"downloads": tmp_path_factory.mktemp("downloads"), "downloads_mib": 1}
+        downloads = {"cache_dir": tmp_path_factory.mktemp("downloads"), "cache_limit": 1}
         yield {"local": {"data": dataset}, "remote": {"data": server.url} | downloads}
 
 
-def two_epochs(rank: int, world: int, state: dict[str, Any] | None = None, **options: Any) -> list[Batch]:
-    with loader(options.pop("data"), rank, world, window=2, **options) as opened:
+def two_epochs(rank: int, world_size: int, state: dict[str, Any] | None = None, **options: Any) -> list[Batch]:
+    with loader(options.pop("data"), rank, world_size, shuffle_window=2, **options) as opened:
         if state:
             opened.load_state_dict(state)
         return [batch for _ in range(2) for batch in opened]
@@ -39,20 +39,20 @@ def two_epochs(rank: int, world: int, state: dict[str, Any] | None = None, **opt
 @pytest.mark.parametrize("decode", DECODERS)
 @pytest.mark.parametrize("caching", CACHES, ids=["uncached", "cached", "partly-cached"])
 @pytest.mark.parametrize("where", ["local", "remote"])
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
 def test_batches_and_resume_are_the_same_everywhere(
-    places: dict[str, dict[str, Any]], dataset: Path, decode: str, caching: dict[str, Any], where: str, world: int
+    places: dict[str, dict[str, Any]], dataset: Path, decode: str, caching: dict[str, Any], where: str, world_size: int
 ) -> None:
     size = caching.get("size", 32)
-    with loader(dataset, window=2, size=size) as plain:
+    with loader(dataset, shuffle_window=2, size=size) as plain:
         first, state = list(plain), None
         for batch in plain:
             first.append(batch)
             state = state or plain.state_dict()
         left = first[9:] + list(plain)
     options = places[where] | caching | {"decode": decode}
-    assert same(joined([two_epochs(rank, world, **options) for rank in range(world)]), first)
-    assert same(joined([two_epochs(rank, world, state, **options) for rank in range(world)]), left)
+    assert same(joined([two_epochs(rank, world_size, **options) for rank in range(world_size)]), first)
+    assert same(joined([two_epochs(rank, world_size, state, **options) for rank in range(world_size)]), left)
 
 
 @pytest.mark.parametrize("decode", DECODERS)
@@ -70,10 +70,12 @@ def test_memory_stays_flat_over_200_epochs(dataset: Path, decode: str, caching: 
 
 @pytest.mark.parametrize("where", ["local", "remote"])
 def test_closing_ends_every_thread_in_mid_epoch(places: dict[str, dict[str, Any]], where: str) -> None:
-    with loader(**places[where], window=2):  # fsspec's own thread, which lasts as long as the process, has begun then
+    with loader(
+        **places[where], shuffle_window=2
+    ):  # fsspec's own thread, which lasts as long as the process, has begun then
         pass
     before = set(threading.enumerate())
-    opened = loader(**places[where], window=2, threads=3)
+    opened = loader(**places[where], shuffle_window=2, num_threads=3)
     next(iter(opened))
     assert set(threading.enumerate()) > before
     opened.close()
@@ -87,8 +89,8 @@ def test_ctrl_c_ends_the_process_and_all_that_it_began(places: dict[str, dict[st
         from pathlib import Path
         from pipeline.loader import Loader, LoaderConfig
         options = {options!r}
-        options["downloads"] = Path(options.get("downloads", "unused"))
-        loader = Loader(LoaderConfig(batch_size=16, window=2, **options))
+        options["cache_dir"] = Path(options.get("cache_dir", "unused"))
+        loader = Loader(LoaderConfig(batch_size=16, shuffle_window=2, **options))
         while True:
             for batch in loader:
                 print("batch", flush=True)

@@ -16,7 +16,6 @@ from PIL import Image
 from small_data import ONE_WORKER, SIZE, built, convert, division, images
 from test_loader import DECODERS, epoch, loader
 
-from bench.depth import costs
 from checkpoint import refuse_other_depth
 from model.losses import depth_loss
 from model.metrics import Metrics
@@ -197,7 +196,7 @@ def test_16_bits_come_through_the_loader_as_they_are(
     with loader(deep, decode=decode, **{"size": 0} | caching) as opened:
         for batch in (batch for _ in range(2) for batch in opened):
             if opened.config.size == 0:
-                assert np.array_equal(number(batch.depth)[:, 0], values[batch.row])
+                assert np.array_equal(number(batch.depth)[:, 0], values[batch.index])
             assert batch.depth.dtype == torch.uint16
             assert batch.depth.is_contiguous(memory_format=torch.channels_last)
             assert {one.dtype for one in (batch.fg_bg, batch.bg, batch.mask)} == {torch.uint8}
@@ -209,7 +208,7 @@ def test_16_bits_are_scaled_in_float_and_alike_from_decoder_and_cache(deep: Path
         first = number(batches[0].depth)
         for other in batches[1:]:
             assert np.array_equal(number(other.depth), first)
-        expected = np.stack([np.asarray(resized(Image.fromarray(values[row]), (24, 24))) for row in batches[0].row])
+        expected = np.stack([np.asarray(resized(Image.fromarray(values[row]), (24, 24))) for row in batches[0].index])
         apart = first[:, 0] - expected.astype(np.int64)
         assert np.abs(apart).max() <= 1
         assert np.abs(apart).mean() < 0.05  # rounded, not cut: that would be half a level less
@@ -314,8 +313,16 @@ def test_losses_metrics_and_pictures_see_the_same_depth_in_8_and_in_16_bits() ->
     assert torch.equal(five_rows(fg_bg, mask, depth, prediction), five_rows(fg_bg, mask, wide, prediction))
 
 
-def test_what_each_way_to_store_depth_costs_is_measured() -> None:
-    maps = [np.random.default_rng(0).uniform(0.5, 9, (32, 32)).astype(np.float32)]
-    (_, jpg), (_, png), (_, png16) = (costs(maps, way) for way in STORED)
+def stored_rmse(metres: NDArray[np.float32], way: DepthFormat) -> float:
+    """Return the RMSE in mm of depth (H, W) that is stored in this format and read again."""
+    extension, bits = STORED[way]
+    data = encoded(depth_image(metres, METRES, bits), extension, full_chroma=True)
+    read = np.asarray(Image.open(io.BytesIO(data)), np.float64) / ((1 << bits) - 1) * 10
+    return 1000 * float(np.mean((read - metres) ** 2)) ** 0.5
+
+
+def test_each_format_of_depth_has_the_error_of_its_step() -> None:
+    metres = np.random.default_rng(0).uniform(0.5, 9, (32, 32)).astype(np.float32)
+    jpg, png, png16 = (stored_rmse(metres, way) for way in STORED)
     assert jpg > png == pytest.approx(10_000 / 255 / 12**0.5, rel=0.1)
     assert png16 < 0.1

@@ -127,9 +127,9 @@ def test_what_is_wanted_does_not_give_way_while_others_fill_the_room(
 def test_more_than_fits_is_refused_with_what_is_needed(server: Server, dataset: Path, start: Start) -> None:
     downloads = start(server.url, limit=shard_bytes(dataset))
     needed = sum(downloads.dataset.manifest.shards[number].bytes for number in (0, 1))
-    with pytest.raises(InputError, match=f"2 shards .* {needed:,} bytes.*--downloads-mib 1, or lower --window"):
+    with pytest.raises(InputError, match=f"2 shards .* {needed:,} bytes.*--cache-limit 1, or lower --shuffle-window"):
         downloads.prefetch([0, 1, 0])
-    with pytest.raises(InputError, match="--downloads-mib"):
+    with pytest.raises(InputError, match="--cache-limit"):
         start(server.url, limit=1).open(0)
 
 

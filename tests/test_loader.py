@@ -20,9 +20,9 @@ DALI = pytest.param("cpu", marks=pytest.mark.skipif(find_spec("nvidia") is None,
 DECODERS = ["portable", DALI]
 
 
-def loader(data: Path, rank: int = 0, world: int = 1, **options: Any) -> Loader:
-    small: dict[str, Any] = {"decode": "portable", "size": 32, "batch_size": 16, "threads": 2}
-    return Loader(LoaderConfig(data=data, **small | options), rank=rank, world=world)
+def loader(data: Path, rank: int = 0, world_size: int = 1, **options: Any) -> Loader:
+    small: dict[str, Any] = {"decode": "portable", "size": 32, "batch_size": 16, "num_threads": 2}
+    return Loader(LoaderConfig(data=data, **small | options), rank=rank, world_size=world_size)
 
 
 def epoch(data: Path, **options: Any) -> list[Batch]:
@@ -46,18 +46,18 @@ def joined(ranks: list[list[Batch]]) -> list[Batch]:
 
 
 def rows(batches: list[Batch]) -> list[int]:
-    return [int(row) for batch in batches for row in batch.row]
+    return [int(row) for batch in batches for row in batch.index]
 
 
 @pytest.mark.parametrize("decode", DECODERS)
 @pytest.mark.parametrize(("size", "expected"), [(32, 32), (0, SIZE)])
 def test_a_batch_is_what_it_says(dataset: Path, decode: str, size: int, expected: int) -> None:
     for batch in epoch(dataset, decode=decode, size=size):
-        count = len(batch.row)
+        count = len(batch.index)
         assert [tuple(image.shape) for image in images(batch)] == [(count, c, expected, expected) for c in (3, 3, 1, 1)]
         assert {image.dtype for image in images(batch)} == {torch.uint8}
         assert all(image.is_contiguous(memory_format=torch.channels_last) for image in images(batch))
-        assert batch.row.dtype == torch.int64
+        assert batch.index.dtype == torch.int64
 
 
 @pytest.mark.parametrize("decode", [DALI])
@@ -65,13 +65,13 @@ def test_a_batch_is_what_it_says(dataset: Path, decode: str, size: int, expected
 def test_dali_and_pillow_agree(dataset: Path, decode: str, size: int) -> None:
     """Measured: no difference at all, where both use libjpeg-turbo. 2 of 255 are allowed to other versions of it."""
     for ours, theirs in zip(epoch(dataset, size=size), epoch(dataset, size=size, decode=decode), strict=True):
-        assert torch.equal(ours.row, theirs.row)
+        assert torch.equal(ours.index, theirs.index)
         for one, other in zip(images(ours), images(theirs), strict=True):
             assert (one.int() - other.int()).abs().max() <= 2
 
 
 def test_two_ranks_together_see_every_sample_once_and_the_batches_of_one(dataset: Path) -> None:
-    ranks = joined([epoch(dataset, rank=rank, world=2) for rank in (0, 1)])
+    ranks = joined([epoch(dataset, rank=rank, world_size=2) for rank in (0, 1)])
     assert same(ranks, epoch(dataset))
     assert sorted(rows(ranks)) == sorted(Dataset.open(dataset).split("train"))
 
@@ -80,8 +80,8 @@ def test_weights_make_the_mean_of_the_ranks_the_mean_of_the_samples(dataset: Pat
     with loader(dataset, 0, 2, batch_size=17) as first, loader(dataset, 1, 2, batch_size=17) as second:
         for parts in zip(first, second, strict=True):
             weights = first.weight(parts[0]), second.weight(parts[1])
-            means = [part.row.double().mean() * weight for part, weight in zip(parts, weights, strict=True)]
-            assert sum(means) / 2 == pytest.approx(torch.cat([part.row for part in parts]).double().mean())
+            means = [part.index.double().mean() * weight for part, weight in zip(parts, weights, strict=True)]
+            assert sum(means) / 2 == pytest.approx(torch.cat([part.index for part in parts]).double().mean())
 
 
 def test_epochs_differ_in_order_and_seeds_too(dataset: Path) -> None:
@@ -93,14 +93,14 @@ def test_epochs_differ_in_order_and_seeds_too(dataset: Path) -> None:
     assert rows(epoch(dataset, shuffle=False)) == sorted(first)
 
 
-@pytest.mark.parametrize("options", [{"bank_mib": 0}, {"threads": 1}, {"threads": 3, "ahead": 1}], ids=str)
+@pytest.mark.parametrize("options", [{"bank_mib": 0}, {"num_threads": 1}, {"num_threads": 3, "prefetch": 1}], ids=str)
 def test_bank_and_threads_do_not_change_a_batch(dataset: Path, options: dict[str, int]) -> None:
     assert same(epoch(dataset, **options), epoch(dataset))
 
 
 @pytest.mark.parametrize("done", [0, 3, 8])
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_resumed_loader_yields_the_batches_that_were_left(dataset: Path, done: int, world: int) -> None:
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_resumed_loader_yields_the_batches_that_were_left(dataset: Path, done: int, world_size: int) -> None:
     with loader(dataset) as opened:
         list(opened)
         batches = iter(opened)
@@ -109,8 +109,8 @@ def test_a_resumed_loader_yields_the_batches_that_were_left(dataset: Path, done:
         state = opened.state_dict()
         left = list(batches) or list(opened)
     ranks = []
-    for rank in range(world):
-        with loader(dataset, rank, world) as resumed:
+    for rank in range(world_size):
+        with loader(dataset, rank, world_size) as resumed:
             resumed.load_state_dict(state)
             ranks.append(list(resumed))
     assert same(joined(ranks), left)
@@ -138,7 +138,7 @@ def test_a_broken_image_costs_one_sample_and_always_the_same_stands_in(dataset: 
     overwrite(damaged, "depth", 7)
     broken, whole = int(Dataset.open(damaged).split("train")[7]), rows(epoch(dataset))
     runs = []
-    for options in ({"threads": 1}, {"threads": 3}, {"decode": "auto"}, {"bank_mib": 0}):
+    for options in ({"num_threads": 1}, {"num_threads": 3}, {"decode": "auto"}, {"bank_mib": 0}):
         with loader(damaged, **options) as opened:
             runs.append(list(opened))
             assert (opened.stats.bad, opened.stats.samples) == (1, TRAIN)
@@ -166,7 +166,7 @@ def test_too_many_broken_images_stop_the_run_and_are_named(damaged: Path, decode
     with pytest.raises(
         InputError, match=r"samples do not decode \(max_bad is 2\): .*combined_s.* in shard-0"
     ) as raised:
-        epoch(damaged, decode=decode, max_bad=2, threads=1)
+        epoch(damaged, decode=decode, max_bad=2, num_threads=1)
     assert all(opened.key(int(opened.split("train")[row])) in str(raised.value) for row in (3, 4, 5))
 
 
@@ -184,7 +184,7 @@ def test_a_shard_missing_or_cut_short_is_found_at_the_start(damaged: Path, name:
 @pytest.mark.parametrize(
     ("options", "said"),
     [({"split": "tset"}, "no samples in split 'tset'"), ({"batch_size": 0}, "batch_size=0: at least 1"),
-     ({"world": 17}, "cannot be divided among 17 ranks"), ({"decode": "gpu"}, "decode=gpu needs")],
+     ({"world_size": 17}, "cannot be divided among 17 ranks"), ({"decode": "gpu"}, "decode=gpu needs")],
 )  # fmt: skip
 def test_what_cannot_be_loaded_is_told_at_once(dataset: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
@@ -215,7 +215,7 @@ def test_an_iterator_that_was_overtaken_says_so(opened: Loader) -> None:
 
 def test_closing_ends_every_thread(dataset: Path) -> None:
     before = set(threading.enumerate())
-    opened = loader(dataset, threads=3)
+    opened = loader(dataset, num_threads=3)
     next(iter(opened))
     assert set(threading.enumerate()) > before
     opened.close()

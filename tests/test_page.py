@@ -22,7 +22,7 @@ from shards.format.manifest import Manifest
 from shards.format.schema import identity
 from shards.format.splits import SplitConfig
 from shards.ingest.index import plan_index
-from shards.inspect.page import coverage, histogram_svg, survey, write_page
+from shards.inspect.page import chart, coverage, survey, write_page
 from shards.inspect.show import evenly, pictures
 
 VOID = {"meta", "img", "br"}
@@ -62,12 +62,12 @@ class Page(HTMLParser):
 
     @property
     def images(self) -> list[Image.Image]:
-        data = [value.partition(",")[2] for name, value in self.attributes if name == "src"]
+        data = [value.partition(",")[2] for name, value in self.attributes if name in ("src", "xlink:href")]
         return [Image.open(io.BytesIO(base64.b64decode(one))) for one in data]
 
 
-def written(dataset: Dataset, path: Path, samples: int = 5, workers: int = 1) -> Page:
-    write_page(dataset, path, samples, workers)
+def written(dataset: Dataset, path: Path, samples: int = 5) -> Page:
+    write_page(dataset, path, samples)
     return Page(path)
 
 
@@ -77,8 +77,10 @@ def test_nothing_on_the_page_comes_from_elsewhere(dataset: Path, tmp_path: Path)
     assert not page.tags.keys() & {"script", "link", "iframe", "object", "embed", "base", "form"}
     assert not named & {"href", "srcset", "action", "data"}
     assert not {name for name in named if name.startswith("on")}
-    assert all(re.match("data:image/(jpeg|png);base64,", value) for name, value in page.attributes if name == "src")
-    assert not re.search(r"url\(|@import|http", page.style)
+    sources = [value for name, value in page.attributes if name in ("src", "xlink:href")]
+    assert all(re.match("data:image/(jpeg|png);base64,", value) for value in sources)
+    styles = [page.style, *(value for name, value in page.attributes if not name.startswith("xmlns"))]
+    assert not re.search(r"url\(|@import|http", "\n".join(styles))
 
 
 def test_the_page_says_what_the_manifest_says(dataset: Path, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_the_page_says_what_the_manifest_says(dataset: Path, tmp_path: Path) -> 
         assert said in text
     for found in opened.manifest.statistics.values():
         assert all(f"{value:.3f}" in text for value in found.mean + found.std)
-    assert all(value in text for value in ("0.455", "0.239", "0.254", "0.156"))
+    assert "2020" not in text
 
 
 def test_the_contact_sheet_shows_the_images_of_the_keys_beneath(dataset: Path, tmp_path: Path) -> None:
@@ -101,21 +103,23 @@ def test_the_contact_sheet_shows_the_images_of_the_keys_beneath(dataset: Path, t
             assert np.abs(np.asarray(thumbnail, float) - np.asarray(picture, float)).mean() < 8
 
 
-def test_the_same_data_set_gives_the_same_page(dataset: Path, tmp_path: Path) -> None:
-    for name, workers in (("a", 1), ("b", 2)):
-        write_page(Dataset.open(dataset), tmp_path / name, 5, workers)
+def test_the_same_data_set_gives_the_same_page(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, cores in (("a", 1), ("b", 2)):
+        monkeypatch.setattr("shards.inspect.page.cpu_count", lambda cores=cores: cores)
+        write_page(Dataset.open(dataset), tmp_path / name, 5)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_survey_is_of_the_pixels(dataset: Path) -> None:
+def test_a_survey_is_of_the_pixels(dataset: Path, tmp_path: Path) -> None:
     opened = Dataset.open(dataset)
-    found = survey(opened, workers=1)
+    found = survey(opened)
     masks = [np.asarray(image) for image in pictures(opened, "mask", np.arange(SAMPLES))]
-    assert found.samples == SAMPLES
-    assert found.mask_area == pytest.approx([(mask >= 128).mean() for mask in masks])
-    mean = (found.depth @ np.arange(256)) / found.depth.sum() / 255
+    assert found["mask"].tolist() == [np.bincount(mask.ravel(), minlength=256).tolist() for mask in masks]
+    mean = (found["depth"].sum(0) @ np.arange(256)) / found["depth"].sum() / 255
     assert mean == pytest.approx(opened.manifest.statistics["depth"].mean[0], abs=1e-6)
-    assert survey(opened, workers=1, at_most=7).samples == 7
+    assert len(survey(opened, at_most=7)["mask"]) == 7
+    area = np.median([100 * (mask >= 128).mean() for mask in masks])
+    assert f"Median {area:.3g} %" in written(opened, tmp_path / "show.html").text
 
 
 def test_coverage_counts_every_pair(dataset: Path) -> None:
@@ -124,17 +128,16 @@ def test_coverage_counts_every_pair(dataset: Path) -> None:
     known = [identity(opened.key(row)) for row in range(SAMPLES)]
     pairs = Counter((one.fg, one.bg) for one in known if one)
     assert found
-    assert (found.figures, found.backgrounds, found.rounds, found.pairs) == (6, 8, 4, len(pairs))
-    assert found.per_pair[1] == max(pairs.values())
-    assert found.cells.tolist() == [[pairs[str(fg), str(bg)] for bg in range(1, 9)] for fg in range(1, 7)]
+    assert (len(found["per_figure"]), len(found["per_background"]), found["rounds"]) == (6, 8, 4)
+    assert sorted(found["per_pair"]) == sorted(pairs.values())
+    assert found["cells"].tolist() == [[pairs[str(fg), str(bg)] for bg in range(1, 9)] for fg in range(1, 7)]
 
 
-def test_many_figures_are_told_of_together(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.inspect.page.CELLS", (4, 3))
-    found = coverage(Dataset.open(dataset))
+def test_many_figures_are_told_of_together(dataset: Path) -> None:
+    found = coverage(Dataset.open(dataset), cells=(4, 3))
     assert found
-    assert found.cells.shape == (4, 3)
-    assert (found.cells * np.outer([2, 1, 2, 1], [3, 3, 2])).sum() == pytest.approx(SAMPLES)
+    assert found["cells"].shape == (4, 3)
+    assert (found["cells"] * np.outer([2, 1, 2, 1], [3, 3, 2])).sum() == pytest.approx(SAMPLES)
 
 
 EVIL = """<script>alert('1')</script>&amp;"onerror='2"""
@@ -211,15 +214,26 @@ def test_an_image_that_does_not_decode_is_named(damaged: Path, tmp_path: Path) -
         tar.seek(int(place.offset[0]))
         tar.write(bytes(int(place.size[0])))
     with pytest.raises(InputError, match=f"mask of {dataset.key(60)} does not decode"):
-        write_page(dataset, tmp_path / "show.html", 5, 1)
+        write_page(dataset, tmp_path / "show.html", 5)
     assert not (tmp_path / "show.html").exists()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0.37), (0, 100), (0.5, 80), (0, 1e-3)])
 def test_ticks_are_few_and_within(low: float, high: float) -> None:
-    svg = histogram_svg(np.array([1, 0, 3]), low, high, unit=" m", median=high / 2, label="x")
+    svg, _ = chart(np.array([low, high]), low, high, " m")
     numbers = [float(text) for text in re.findall(r">([\d.e-]+) m</text>", svg)]
     assert 2 <= len(numbers) <= 7
     assert numbers == sorted(numbers)
     assert low - 1e-9 <= numbers[0] <= numbers[-1] <= high * (1 + 1e-9)
-    assert svg.count("<rect") == 2
+
+
+def test_bars_are_as_high_as_there_are_values() -> None:
+    values, pixels = np.array([0.5, 1.5, 1.6, 3.9]), np.array([10, 20, 30, 40])
+    svg, words = chart(values, 0, 4, " m", pixels)
+    paths = re.findall(r"<title>([^<]*)</title><path d=\"M [\d.]+ ([\d.]+)\s+L [\d. ]+\s+L [\d.]+ ([\d.]+)", svg)
+    heights = {title: float(bottom) - float(top) for title, bottom, top in paths}
+    assert len(heights) == 64
+    expected = np.histogram(values, 64, (0, 4), weights=pixels)[0]
+    assert list(heights.values()) == pytest.approx(128 * expected / 40, abs=0.01)
+    assert [title.partition(": ")[2] for title in heights if heights[title]] == ["10.0%", "20.0%", "30.0%", "40.0%"]
+    assert words == "Median 1.6 m. 90 % of the pixels lie between 0.5 and 3.9 m."

@@ -119,5 +119,5 @@ def test_a_data_set_whose_depth_means_something_else_is_refused(
     own = Manifest.read(damaged)
     (damaged / "manifest.json").write_text(replace(own, depth=other).to_json())
     with pytest.raises(InputError) as raised:
-        evaluate_command(EvaluateConfig(checkpoint=trained, data=damaged, device="cpu"))
+        evaluate_command(EvaluateConfig(checkpoint=trained, data=str(damaged), device="cpu"))
     assert f"trained on depth {own.depth}; the depth of {damaged} is {other}." in str(raised.value)

@@ -7,17 +7,20 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
-from downloading import FIRST, ROOMY, Start, content, hidden, opener, tars
-from servers import Server, s3_bucket
+from downloading import FIRST, ROOMY, ROOT, Start, content, hidden, opener, tars
+from servers import Server, http_server, s3_bucket
 from small_data import flip
 
 from pipeline import origin
+from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
+from shards.format.dataset import Dataset
 from shards.format.storage import is_url
 
 pytest_plugins = ["remote_fixtures"]
@@ -143,6 +146,36 @@ def test_a_manifest_that_leads_elsewhere_is_refused(name: str, damaged: Path, st
     (damaged / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=f"manifest.json: '{re.escape(name)}' is no name"):
         start(f"file://{damaged}")
+
+
+@pytest.mark.parametrize("kind", ["index", "shards"])
+@pytest.mark.parametrize("name", ["../../evil", "/{}/evil"], ids=["outside", "absolute"])
+def test_what_leads_elsewhere_is_never_written(name: str, kind: str, damaged: Path, tmp_path: Path) -> None:
+    """The server has what the manifest names, and its digest is right."""
+    name = name.format(tmp_path) + (".npy" if kind == "index" else ".tar")
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    files = damaged / "index" if kind == "index" else damaged
+    data = next(path for path in files.iterdir() if path.suffix == Path(name).suffix).read_bytes()
+    served = Path(f"{files}/{name}") if name.startswith("/") else damaged / Path(name).name  # clients resolve ".."
+    served.parent.mkdir(parents=True, exist_ok=True)
+    served.write_bytes(data)
+    if kind == "index":
+        manifest["index"][name] = hashlib.sha256(data).hexdigest()
+    else:
+        manifest["shards"][0] |= {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    (inside := tmp_path / "one" / "two" / "three").mkdir(parents=True)
+    told = f"manifest.json: {name!r} is no name for a tar or a part of the index"
+    with http_server(damaged) as server:
+        command = [sys.executable, "-m", "shards", "show", server.url]
+        environment = os.environ | {"TMPDIR": str(inside), "PYTHONPATH": str(ROOT)}
+        shown = subprocess.run(command, cwd=inside, env=environment, capture_output=True, text=True)
+        assert (shown.returncode, told in shown.stderr) == (2, True), shown.stderr
+        with pytest.raises(InputError, match=re.escape(told)):
+            list(Loader(LoaderConfig(data=server.url, cache_dir=inside)))
+    assert not [path for path in tmp_path.rglob("evil*") if damaged not in path.parents]
+    with pytest.raises(InputError, match=re.escape(told)):
+        Dataset.open(damaged)
 
 
 @pytest.mark.parametrize("text", ["<html>not here</html>", "[]", '{"format": "sluice 99"}', "\udcff"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decode import resized
+from pipeline.decode import resize
 
 SIDES = st.integers(8, 90)
 
@@ -15,7 +15,7 @@ SIDES = st.integers(8, 90)
 def test_it_is_what_pillow_makes_to_a_level(height: int, width: int, channels: int, size: int, seed: int) -> None:
     """Two passes, each rounded: where they come in another order, a value may be one level of 255 apart."""
     pixels = np.random.default_rng(seed).integers(0, 256, (2, height, width, channels), dtype=np.uint8)
-    ours = resized(torch.from_numpy(pixels), size)
+    ours = resize(torch.from_numpy(pixels), size)
     assert ours.shape == (2, channels, size, size)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     for image, made in zip(pixels, ours.permute(0, 2, 3, 1), strict=True):
@@ -27,4 +27,4 @@ def test_it_is_what_pillow_makes_to_a_level(height: int, width: int, channels: i
 def test_no_size_and_its_own_size_leave_every_value(seed: int) -> None:
     pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 20, 20, 1), dtype=np.uint8))
     for size in (None, 20):
-        assert torch.equal(resized(pixels, size).permute(0, 2, 3, 1), pixels)
+        assert torch.equal(resize(pixels, size).permute(0, 2, 3, 1), pixels)

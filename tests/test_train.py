@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,10 @@ import checkpoint
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
 from shards.errors import InputError
-from train import TrainConfig, rate
+from train import TrainConfig, scheduled_rate
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--batch-size", "8", "--size", "32", "--width", "4", "--levels", "2", "--log-every", "5", "--threads", "1"]
+SMALL = ["--batch-size", "8", "--size", "32", "--width", "4", "--levels", "2", "--log-every", "5", "--num-threads", "1"]
 EPOCHS, STEPS = 6, 6 * 15
 CPU = torch.device("cpu")
 
@@ -64,7 +65,7 @@ def interrupted(home: Path, *arguments: object) -> int:
 
 
 def test_a_killed_and_resumed_run_ends_with_bit_identical_weights(dataset: Path, tmp_path: Path) -> None:
-    options = ["--data", dataset, *SMALL, "--epochs", EPOCHS, "--save-every", 4, "--wandb", "off"]
+    options = ["--data", dataset, *SMALL, "--epochs", EPOCHS, "--save-every", 4, "--no-wandb"]
     whole = run(tmp_path, *options, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     step = interrupted(tmp_path, *options, "--out", tmp_path / "killed")
@@ -77,8 +78,25 @@ def test_a_killed_and_resumed_run_ends_with_bit_identical_weights(dataset: Path,
     assert not (tmp_path / "whole" / "wandb").exists()
 
 
-def logged_steps(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def logged(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def logged_steps(folder: Path) -> list[float]:
+    return [line["step"] for line in logged(folder)]
+
+
+def test_the_first_loss_after_resuming_is_the_mean_of_the_steps_made_since(dataset: Path, tmp_path: Path) -> None:
+    """A checkpoint at step 15 is at the edge of a window of 5 steps, and in the middle of one of 10."""
+    first = run(tmp_path, "--data", dataset, *SMALL, "--epochs", 1, "--no-wandb", "--out", tmp_path / "5")
+    assert first.returncode == 0, first.stderr
+    shutil.copytree(tmp_path / "5", tmp_path / "10")
+    for window in ("5", "10"):
+        resumed = run(tmp_path, "--resume", tmp_path / window, "--epochs", 2, "--log-every", window)
+        assert resumed.returncode == 0, resumed.stderr
+    at_20 = [line for window in ("5", "10") for line in logged(tmp_path / window) if line["step"] == 20]
+    for name in ("train/loss", "train/mask_loss", "train/depth_loss"):
+        assert at_20[0][name] == pytest.approx(at_20[1][name], rel=1e-5)
 
 
 def test_two_ranks_train_log_offline_to_wandb_and_can_be_resumed_by_one(dataset: Path, tmp_path: Path) -> None:
@@ -88,7 +106,7 @@ def test_two_ranks_train_log_offline_to_wandb_and_can_be_resumed_by_one(dataset:
     assert f"wandb sync {folder / 'wandb'}" in first.stdout
     assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 1, "only rank 0 logs"
     assert checkpoint.load(folder / "checkpoints" / "last.pt", CPU)["step"] == STEPS / EPOCHS
-    more = run(tmp_path, "--resume", folder, "--epochs", 2, "--wandb", "off")
+    more = run(tmp_path, "--resume", folder, "--epochs", 2, "--no-wandb")
     assert more.returncode == 0, more.stderr
     assert checkpoint.load(folder / "checkpoints" / "last.pt", CPU)["step"] == 2 * STEPS / EPOCHS
     assert len(list((folder / "pictures").glob("val-*.png"))) == 2
@@ -117,7 +135,7 @@ def test_a_configuration_survives_json() -> None:
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 1))
 def test_the_rate_rises_to_its_highest_and_then_only_falls(steps: int, warmup: float) -> None:
     config = replace(TrainConfig(loader=LoaderConfig(data=Path("data"))), warmup=warmup, learning_rate=1.0)
-    rates = [rate(config, step, steps) for step in range(steps)]
+    rates = [scheduled_rate(config, step, steps) for step in range(steps)]
     top = rates.index(max(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)

@@ -18,7 +18,7 @@ def cached(folder: Path) -> Iterator[Batch]:
 
 
 def _epochs(folder: Path, **options: Any) -> Iterator[Batch]:
-    config = LoaderConfig(data=folder, size=SIZE, batch_size=BATCH, threads=WORKERS, **options)
+    config = LoaderConfig(data=folder, size=SIZE, batch_size=BATCH, num_threads=WORKERS, **options)
     with Loader(config) as loader:
         while True:
             for batch in loader:

@@ -41,4 +41,4 @@ def device(scale: Scale) -> torch.device:
 @pytest.fixture(scope="session")
 def config(scale: Scale, data: Path) -> LoaderConfig:
     """Batches decoded on the GPU, several of them at once."""
-    return LoaderConfig(data=data, size=scale.size, batch_size=scale.learn_batch, decode=scale.decode, threads=4)
+    return LoaderConfig(data=data, size=scale.size, batch_size=scale.learn_batch, decode=scale.decode, num_threads=4)

@@ -13,33 +13,33 @@ from bench.gpu_scale import DRY, FULL
 from evaluate import evaluate
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
-from train import TrainConfig, computed_in, criterion, distributed, optimise, start
+from train import TrainConfig, autocast_dtype, criterion, distributed, optimise, start
 
 
 def main(data: Path, wanted: str) -> None:
     scale = DRY if wanted == DRY.device else FULL
     batch = scale.learn_batch
-    read = LoaderConfig(data=data, size=scale.size, batch_size=batch, decode=scale.decode, threads=2)
-    config = TrainConfig(loader=read, unet=UNetConfig(width=scale.width, levels=3), wandb="off")
+    read = LoaderConfig(data=data, size=scale.size, batch_size=batch, decode=scale.decode, num_threads=2)
+    config = TrainConfig(loader=read, unet=UNetConfig(width=scale.width, levels=3), wandb=False)
     with distributed(wanted) as ranks:
         training = start(config, ranks)
         network = DistributedDataParallel(training.model)
-        losses_of, dtype = criterion(config), computed_in(config.precision, ranks.device)
+        losses_of, dtype = criterion(config), autocast_dtype(config.precision, ranks.device)
         with training.loader as loader:
             for batch_of_rank in itertools.islice(loader, 8):
-                optimise(training, network, batch_of_rank, losses_of, dtype, config.clip)
+                optimise(training, network, batch_of_rank, losses_of, dtype, config.grad_clip)
         weights = torch.cat([parameter.detach().flatten() for parameter in training.model.parameters()])
-        others = [torch.empty_like(weights) for _ in range(ranks.world)]
+        others = [torch.empty_like(weights) for _ in range(ranks.world_size)]
         dist.all_gather(others, weights)
         held_out = LoaderConfig(**{**vars(read), "split": "val", "shuffle": False})
-        with Loader(held_out, rank=ranks.rank, world=ranks.world, device=ranks.device) as validation:
+        with Loader(held_out, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device) as validation:
             metrics, _ = evaluate(training.model, validation, dtype)
             measured = torch.tensor(validation.stats.samples, device=ranks.device)
         dist.all_reduce(measured)
         if ranks.first:
             apart = max(float((other - weights).abs().max()) for other in others)
-            said = {"world": ranks.world, "backend": dist.get_backend(), "weights_apart": apart}
-            counts = {"samples_measured": int(measured), "samples_in_split": validation.plan.samples}
+            said = {"world": ranks.world_size, "backend": dist.get_backend(), "weights_apart": apart}
+            counts = {"samples_measured": int(measured), "samples_in_split": validation.order.samples}
             print(json.dumps(said | counts | {"mask_iou": metrics["mask_iou"]}), flush=True)
 
 

@@ -65,7 +65,7 @@ def test_they_equal_those_decoded_on_the_host(
     with Loader(config, device=device) as ours, Loader(oracle, device=device) as theirs:
         for _, one, other in zip(range(BATCHES), ours, theirs, strict=False):
             busy(device)
-            assert torch.equal(one.row, other.row)
+            assert torch.equal(one.index, other.index)
             for name in IMAGES:
                 counts[name].append(differences(getattr(one, name), getattr(other, name)))
     for name, several in counts.items():
@@ -82,11 +82,11 @@ def test_they_are_whole_while_the_trainer_lags_behind(config: LoaderConfig, devi
     with Loader(config, device=device) as loader:
         for _, batch in zip(range(4 * BATCHES), loader, strict=False):
             busy(device)
-            sums[int(batch.row[0])] = batch.fg_bg[0].sum(dtype=torch.int64)
-    with Loader(replace(config, threads=1), device=device) as loader:
+            sums[int(batch.index[0])] = batch.fg_bg[0].sum(dtype=torch.int64)
+    with Loader(replace(config, num_threads=1), device=device) as loader:
         for _, batch in zip(range(4 * BATCHES), loader, strict=False):
             expected, pixels = int(batch.fg_bg[0].sum(dtype=torch.int64)), batch.fg_bg[0].numel()
-            assert abs(int(sums[int(batch.row[0])]) - expected) < 0.5 * pixels
+            assert abs(int(sums[int(batch.index[0])]) - expected) < 0.5 * pixels
 
 
 def test_depth_of_16_bits_is_decoded_as_it_is(scale: Scale, device: torch.device) -> None:
@@ -105,7 +105,7 @@ def test_they_lie_on_the_device(config: LoaderConfig, device: torch.device) -> N
         image: Tensor = getattr(batch, name)
         assert (image.device.type, image.dtype) == (device.type, torch.uint8)
         assert image.is_contiguous(memory_format=torch.channels_last)
-    assert batch.row.device.type == "cpu"
+    assert batch.index.device.type == "cpu"
 
 
 def bytes_to_host(trace: Path) -> int:
@@ -157,7 +157,7 @@ def damaged(data: Path, tmp_path: Path) -> tuple[Path, int]:
 def test_a_bad_image_costs_one_sample(config: LoaderConfig, damaged: tuple[Path, int], device: torch.device) -> None:
     root, bad = damaged
     with Loader(replace(config, data=root, shuffle=False), device=device) as loader:
-        rows = torch.cat([batch.row for _, batch in zip(range(BATCHES), loader, strict=False)])
+        rows = torch.cat([batch.index for _, batch in zip(range(BATCHES), loader, strict=False)])
         assert loader.stats.bad == 1
     expected = torch.from_numpy(loader.dataset.split("train")[: len(rows)].astype(np.int64))
     assert torch.equal(rows != expected, expected == bad)

@@ -33,11 +33,11 @@ def test_what_it_gives_is_what_was_decoded(small: LoaderConfig, device: torch.de
         return
     with Loader(replace(small, cache=cache), device=device) as loader:
         filling = list(loader)
-        first = {int(row): i for i, row in enumerate(torch.cat([batch.row for batch in filling]))}
+        first = {int(row): i for i, row in enumerate(torch.cat([batch.index for batch in filling]))}
         decoded = [torch.cat(parts) for parts in zip(*(batch[:4] for batch in filling), strict=True)]
         before = loader.stats
         for batch in loader:
-            places = torch.tensor([first[int(row)] for row in batch.row], device=device)
+            places = torch.tensor([first[int(row)] for row in batch.index], device=device)
             for name, image, all_of_it in zip(IMAGES, batch[:4], decoded, strict=True):
                 assert image.device.type == device.type
                 assert torch.equal(image, all_of_it[places]), name
@@ -62,7 +62,7 @@ def test_a_batch_from_the_device_is_a_kernel_a_component(
     record_property("kernels_per_batch", kernels / len(batches))
     record_property("bytes_copied_per_batch", copied / len(batches))
     assert kernels == (len(IMAGES) * len(batches) if on_cuda else 0)
-    assert copied <= sum(len(batch.row) for batch in batches) * 8 * len(IMAGES)
+    assert copied <= sum(len(batch.index) for batch in batches) * 8 * len(IMAGES)
 
 
 def test_auto_measures_and_says_what_it_chose(

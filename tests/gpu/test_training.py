@@ -17,7 +17,7 @@ from bench.gpu_scale import Scale
 from checkpoint import Training
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
-from train import Ranks, TrainConfig, computed_in, criterion, optimise, start, train
+from train import Ranks, TrainConfig, autocast_dtype, criterion, optimise, start, train
 
 Record = Callable[[str, object], None]
 BEFORE, AFTER = 6, 6
@@ -28,28 +28,28 @@ def training_config(config: LoaderConfig, scale: Scale, tmp_path: Path) -> Train
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     unet = UNetConfig(width=scale.width, levels=4 if scale.width > 16 else 3)
-    return TrainConfig(loader=config, unet=unet, out=run, epochs=scale.learn_epochs, wandb="off", log_every=5)
+    return TrainConfig(loader=config, unet=unet, out=run, epochs=scale.learn_epochs, wandb=False, log_every=5)
 
 
 def test_it_learns(training_config: TrainConfig, scale: Scale, device: torch.device, record_property: Record) -> None:
-    train(training_config, Ranks(0, 1, device), resume=False)
+    train(training_config, Ranks(0, 1, device))
     lines = [json.loads(line) for line in (training_config.out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     reached = [line["val/mask_iou"] for line in lines if "val/mask_iou" in line][-1]
     record_property("mask_iou", reached)
-    record_property("precision", str(computed_in(training_config.precision, device)))
+    record_property("precision", str(autocast_dtype(training_config.precision, device)))
     assert losses[-1] < losses[0]
     assert reached > scale.learn_iou
 
 
 def steps(training: Training, config: TrainConfig, device: torch.device, count: int) -> list[Tensor]:
     """Makes optimiser steps; returns the rows that each one saw."""
-    losses_of, dtype = criterion(config), computed_in(config.precision, device)
+    losses_of, dtype = criterion(config), autocast_dtype(config.precision, device)
     seen = []
     training.model.train()
     for batch in itertools.islice(training.loader, count):
-        optimise(training, training.model, batch, losses_of, dtype, config.clip)
-        seen.append(batch.row)
+        optimise(training, training.model, batch, losses_of, dtype, config.grad_clip)
+        seen.append(batch.index)
     return seen
 
 
@@ -69,7 +69,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with first.loader:
         steps(first, config, device, BEFORE)
         first.save(tmp_path / "last.pt", config.to_dict())
-    second = start(replace(config, loader=replace(config.loader, threads=1)), ranks)
+    second = start(replace(config, loader=replace(config.loader, num_threads=1)), ranks)
     with second.loader:
         second.restore(tmp_path / "last.pt", device)
         seen_after = steps(second, config, device, AFTER)
