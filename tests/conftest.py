@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from small_data import ONE_WORKER, SIZE, Drawn, compose_config, convert
+from small_data import ONE_WORKER, SIZE, Drawn, built, compose_config, convert
 
-from shards.draw import draw_data
-from shards.ingest.compose import compose_folders, plan_composition
+from demo.draw import draw_data
+from shards.ingest.compose import plan_composition
+from shards.inspect.export import export
 
 settings.register_profile("sluice", deadline=None, max_examples=50)
 settings.load_profile("sluice")
@@ -25,9 +26,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
 @pytest.fixture(scope="session")
 def folders(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 samples in OverlayedImages/, OverlayedMasks/, DepthImage/ (a folder for each of 4 rounds) and Background/."""
-    out = tmp_path_factory.mktemp("layout") / "folders"
-    compose_folders(plan_composition(compose_config(drawn)), out, ONE_WORKER)
-    return out
+    root = tmp_path_factory.mktemp("layout")
+    export(built(plan_composition(compose_config(drawn)), root / "composed"), root / "folders", ONE_WORKER)
+    return root / "folders"
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.build.build import BuildConfig, build
-from shards.build.plan import DivisionConfig, Work
+from shards.build.build import BuildConfig, assemble, build
+from shards.build.shard import Record, write_shard
 from shards.format.dataset import Dataset
+from shards.format.splits import DivisionConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import ComposeConfig
 from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.job import Job, Unit
 
 SIZE = 48
 SAMPLES = 150
@@ -43,8 +45,21 @@ def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
     return ComposeConfig(**own | options)
 
 
-def built(work: Work, out: Path, how: BuildConfig = ONE_WORKER) -> Dataset:
+def built(work: Job, out: Path, how: BuildConfig = ONE_WORKER) -> Dataset:
     build(work, LocalFolder(out), how)
+    return Dataset.open(out)
+
+
+def shard(job: Job, unit: Unit, folder: Path) -> Record:
+    """Writes the unit's shard in this process."""
+    components = {name: one.extension for name, one in job.plan.manifest.components.items()}
+    return write_shard(folder / unit.name, components, unit.samples())
+
+
+def built_here(job: Job, out: Path) -> Dataset:
+    """The data set, built in this process."""
+    out.mkdir()
+    assemble([shard(job, unit, out) for unit in job.units], job.plan, out, LocalFolder(out))
     return Dataset.open(out)
 
 

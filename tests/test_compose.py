@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, images
+from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, images, shard
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.images import BadImage
 from shards.format.schema import identity
 from shards.ingest.compose import ComposeUnit, load_figure, plan_composition
+from shards.ingest.job import Job
 from shards.ingest.paste import Background, Figure, PasteConfig, Pasted, paste
 
 NEAR, FAR = np.float32(1.0), np.float32(8.0)
@@ -53,10 +54,10 @@ def pasted(seed: int, room_colour: tuple[int, int, int], colour: tuple[int, int,
     return paste(room(room_colour), [Figure(figure(colour, seed))], Random(seed), config)
 
 
-def written(work_unit: object, folder: Path) -> bytes:
-    assert isinstance(work_unit, ComposeUnit)
+def written(job: Job, folder: Path) -> bytes:
+    """All shards, one after the other."""
     folder.mkdir(exist_ok=True)
-    return (folder / work_unit.run(folder).shard.name).read_bytes()
+    return b"".join((folder / shard(job, unit, folder).shard.name).read_bytes() for unit in job.units)
 
 
 @given(st.integers(0, 10**6))
@@ -142,11 +143,13 @@ def test_where_there_are_many_some_are_counted_whatever_the_shards(
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn, tmp_path: Path) -> None:
     tars = [
-        written(plan_composition(compose_config(drawn, seed=seed)).units[0], tmp_path / str(i))
+        written(plan_composition(compose_config(drawn, seed=seed)), tmp_path / str(i))
         for i, seed in enumerate((0, 0, 1))
     ]
     assert tars[0] == tars[1] != tars[2]
-    first, again, other = (plan_composition(compose_config(drawn, seed=seed)).plan.fingerprint for seed in (0, 0, 1))
+    first, again, other = (
+        plan_composition(compose_config(drawn, seed=seed)).plan.manifest.made_from for seed in (0, 0, 1)
+    )
     assert first == again != other
 
 
@@ -167,17 +170,17 @@ def test_the_bytes_are_those_of_earlier_versions(
     drawn: Drawn, tmp_path: Path, options: dict[str, object], sha256: str
 ) -> None:
     """Of all shards one after the other. Another Pillow may scale or encode otherwise; then these change with it."""
-    units = plan_composition(compose_config(drawn, **options)).units
-    assert hashlib.sha256(b"".join(written(unit, tmp_path) for unit in units)).hexdigest() == sha256
+    job = plan_composition(compose_config(drawn, **options))
+    assert hashlib.sha256(written(job, tmp_path)).hexdigest() == sha256
 
 
 def test_the_bytes_do_not_depend_on_how_many_samples_are_made_together(
     drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (unit,) = plan_composition(compose_config(drawn, samples=25)).units
-    whole = written(unit, tmp_path)
+    job = plan_composition(compose_config(drawn, samples=25))
+    whole = written(job, tmp_path)
     monkeypatch.setattr("shards.ingest.compose.TOGETHER", 7)
-    assert written(unit, tmp_path) == whole
+    assert written(job, tmp_path) == whole
 
 
 def test_shards_at_once_hold_what_folders_converted_hold(drawn: Drawn, dataset: Path) -> None:
@@ -230,7 +233,7 @@ def test_cutouts_that_cannot_be_used_are_reported(drawn: Drawn, tmp_path: Path) 
         ("empty-alpha", "3"),
         ("not-an-image", "4"),
     ]
-    assert work.plan.sources["fg"] == ["1 good.png"]
+    assert work.plan.manifest.sources["fg"] == ["1 good.png"]
     (tmp_path / "1 good.png").unlink()
     with pytest.raises(InputError, match=r"no usable image for fg\. 2 no alpha\.png: mode RGB"):
         plan_composition(compose_config(drawn._replace(fg=tmp_path)))
@@ -311,7 +314,7 @@ def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: P
         ("bad-depth", "room0003.jpg"),
         ("wrong-size", "room0004.jpg"),
     ]
-    assert len(work.plan.sources["bg"]) == 5
+    assert len(work.plan.manifest.sources["bg"]) == 5
 
 
 @pytest.mark.parametrize("option", [{"scale": (0.6, 0.3)}, {"scale": (0.0, 0.3)}, {"floor": 0.0}, {"places": 0}])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from small_data import ONE_WORKER, SIZE, built, convert, division, images
+from small_data import ONE_WORKER, SIZE, built, built_here, convert, division, images
 from test_loader import DECODERS, epoch, loader
 
 from checkpoint import refuse_other_depth
@@ -21,18 +21,25 @@ from model.losses import depth_loss
 from model.metrics import Metrics
 from model.pictures import five_rows
 from model.unet import Prediction
-from shards.build.build import assemble
-from shards.build.plan import Plan
-from shards.build.shard import Record, Sample, write_shard
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.depth import STORED, DepthFormat, ExistingConfig, depth_image
-from shards.format.images import BadImage, checked, eight_bit, encoded, histogram, image_bits, resized
-from shards.format.manifest import DepthRange, Manifest
-from shards.format.schema import BY_NAME, COMPONENTS
-from shards.format.splits import SplitConfig
+from shards.format.depth import STORED, DepthFormat, DepthRange, ExistingDepthConfig, depth_image
+from shards.format.images import (
+    BadImage,
+    ImageFormat,
+    decode_image,
+    eight_bit,
+    encode_image,
+    histogram,
+    scale_image,
+    size_and_bits,
+)
+from shards.format.manifest import Manifest, Shard, StoredComponent
+from shards.format.schema import COMPONENTS, Sample
+from shards.format.splits import DivisionConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.job import Job, Plan
 from shards.inspect.verify import verify
 
 METRES, INVERSE = DepthRange.metres(0, 10), DepthRange.relative(near_is_bright=True)
@@ -44,40 +51,33 @@ class Rewritten:
     """All samples of a data set as one shard: with other depth, or with none."""
 
     source: Path
-    formats: dict[str, str]
+    components: dict[str, StoredComponent]
     depths: list[bytes]
     name: str = "shard-000000.tar"
     size: int = 1
 
-    def run(self, folder: Path) -> Record:
-        return write_shard(folder / self.name, self.formats, self._samples())
-
-    def _samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
         for (key, stored), depth in zip(images(Dataset.open(self.source)).items(), self.depths, strict=True):
-            own = {name: (stored | {"depth": depth})[name] for name in self.formats}
+            own = {name: (stored | {"depth": depth})[name] for name in self.components}
             yield Sample(key, own, {name: histogram(Image.open(io.BytesIO(data))) for name, data in own.items()})
 
 
 def rewritten(source: Path, out: Path, depths: list[bytes] | None, depth_range: DepthRange, bits: int) -> Path:
     """`source` with these depth images (png), or without depth, as a data set in `out`."""
-    known = {name: component.extension for name, component in Manifest.read(source).components.items()}
-    formats = known | {"depth": "png"} if depths else {name: e for name, e in known.items() if name != "depth"}
-    unit = Rewritten(source, formats, depths or [b""] * len(Dataset.open(source)))
-    out.mkdir()
-    size = Manifest.read(source).image_size
-    plan = Plan(
-        shards=(unit.name,),
-        components=formats,
-        image_size=size,
+    manifest = Manifest.read(source)
+    components = {name: one for name, one in manifest.components.items() if depths or name != "depth"}
+    if depths:
+        components["depth"] = StoredComponent(extension="png", channels=1, bits=bits)
+    unit = Rewritten(source, components, depths or [b""] * len(Dataset.open(source)))
+    goal = Manifest(
+        image_size=manifest.image_size,
+        components=components,
         depth=depth_range,
-        split=SplitConfig(),
-        left_out=[],
-        fingerprint="rewritten",
-        sources={},
-        depth_bits=bits,
+        split_by="key",
+        shards=[Shard(unit.name)],
+        made_from="rewritten",
     )
-    assemble([unit.run(out)], plan, out, LocalFolder(out))
-    return out
+    return built_here(Job(Plan(manifest=goal, left_out=[], split=DivisionConfig()), [unit]), out).root
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def values(dataset: Path) -> NDArray[np.uint16]:
 
 @pytest.fixture(scope="module")
 def deep(dataset: Path, values: NDArray[np.uint16], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    depths = [encoded(Image.fromarray(one), "png") for one in values]
+    depths = [encode_image(Image.fromarray(one), "png") for one in values]
     return rewritten(dataset, tmp_path_factory.mktemp("deep") / "data", depths, METRES, 16)
 
 
@@ -98,11 +98,11 @@ def test_files_of_16_bits_are_converted_as_they_are(messy: Path, tmp_path: Path)
     given = {}
     for i, path in enumerate(sorted((messy / "DepthImage").rglob("*.jpg"))):
         depth = np.random.default_rng(i).integers(0, 65536, (SIZE, SIZE), np.uint16)
-        given[path.stem] = encoded(Image.fromarray(depth), "png")
+        given[path.stem] = encode_image(Image.fromarray(depth), "png")
         path.with_suffix(".png").write_bytes(given[path.stem])
         path.unlink()
     narrow = min(given)
-    next((messy / "DepthImage").rglob(f"{narrow}.png")).write_bytes(encoded(Image.new("L", (SIZE, SIZE)), "png"))
+    next((messy / "DepthImage").rglob(f"{narrow}.png")).write_bytes(encode_image(Image.new("L", (SIZE, SIZE)), "png"))
     opened = convert([messy], tmp_path / "out")
     assert opened.manifest.components["depth"].bits == 16
     assert opened.manifest.left_out == {"wrong-mode": 1}
@@ -113,17 +113,17 @@ def test_files_of_16_bits_are_converted_as_they_are(messy: Path, tmp_path: Path)
 
 def test_existing_depth_means_what_is_said_of_it(folders: Path, tmp_path: Path) -> None:
     for name, existing in {
-        "dark": ExistingConfig(),
-        "bright": ExistingConfig(near_is_bright=True),
-        "metres": ExistingConfig(depth_metres=(8.0, 0.5)),
+        "dark": ExistingDepthConfig(),
+        "bright": ExistingDepthConfig(near_is_bright=True),
+        "metres": ExistingDepthConfig(depth_metres=(8.0, 0.5)),
     }.items():
         config = ConvertConfig(**vars(existing), division=division())
         opened = built(plan_conversion([folders], config), tmp_path / name)
         assert opened.manifest.depth == existing.depth_range
-    assert ExistingConfig(near_is_bright=True).depth_range == DepthRange.relative(near_is_bright=True)
-    assert ExistingConfig().depth_range == DepthRange.relative(near_is_bright=False)
+    assert ExistingDepthConfig(near_is_bright=True).depth_range == DepthRange.relative(near_is_bright=True)
+    assert ExistingDepthConfig().depth_range == DepthRange.relative(near_is_bright=False)
     with pytest.raises(InputError, match="For metres, give those of black first: depth-metres 10 0"):
-        ExistingConfig(near_is_bright=True, depth_metres=(0.0, 10.0))
+        ExistingDepthConfig(near_is_bright=True, depth_metres=(0.0, 10.0))
 
 
 def inverted(data: Path) -> None:
@@ -145,12 +145,12 @@ def number(tensor: torch.Tensor) -> NDArray[np.int64]:
 def test_what_is_stored_means_what_was_given_to_half_a_step(way: DepthFormat, range_: DepthRange, seed: int) -> None:
     extension, bits = STORED[way]
     depth = np.random.default_rng(seed).uniform(range_.near, range_.far, (8, 8)).astype(np.float32)
-    data = encoded(depth_image(depth, range_, bits), extension)
+    data = encode_image(depth_image(depth, range_, bits), extension)
     share = np.asarray(Image.open(io.BytesIO(data)), np.float64) / (2**bits - 1)
     error = np.abs(range_.black + share * (range_.white - range_.black) - depth).max()
     step = (range_.far - range_.near) / (2**bits - 1)
     assert error <= step * (0.51 if extension == "png" else 64)
-    assert image_bits(data) == bits
+    assert size_and_bits(data) == ((8, 8), bits)
 
 
 def test_what_is_beyond_the_range_is_cut_off() -> None:
@@ -166,14 +166,14 @@ def test_a_range_needs_two_ends(black: float, white: float) -> None:
 
 
 def test_only_a_component_of_16_bits_takes_them() -> None:
-    deep, flat = (encoded(Image.new(mode, (8, 8)), "png") for mode in ("I;16", "L"))
-    wide = replace(BY_NAME["depth"], bits=16)
-    assert checked(deep, wide, None).image.mode == "I;16"
+    deep, flat = (encode_image(Image.new(mode, (8, 8)), "png") for mode in ("I;16", "L"))
+    wide = ImageFormat("png", (8, 8), 16, 1)
+    assert decode_image(deep, wide).mode == "I;16"
     with pytest.raises(BadImage, match="wrong-mode: L where grey of 16 bits"):
-        checked(flat, wide, None)
+        decode_image(flat, wide)
     for component in COMPONENTS:
         with pytest.raises(BadImage, match="wrong-mode: I;16 where RGB or grey"):
-            checked(deep, component, None)
+            decode_image(deep, ImageFormat("png", (8, 8), 8, component.channels))
 
 
 @given(st.integers(0, 10**6))
@@ -184,7 +184,9 @@ def test_16_bits_are_counted_shown_and_scaled_as_8_are(seed: int) -> None:
     near = np.clip(flat.astype(np.int64) * 257 + random.integers(-128, 129, flat.shape), 0, 65535).astype(np.uint16)
     assert (histogram(Image.fromarray(near)) == histogram(shallow)).all()
     assert np.array_equal(np.asarray(eight_bit(Image.fromarray(near))), flat)
-    apart = np.asarray(resized(wide, (6, 6)), np.float64) / 257 - np.asarray(resized(shallow, (6, 6)), np.float64)
+    apart = np.asarray(scale_image(wide, (6, 6)), np.float64) / 257 - np.asarray(
+        scale_image(shallow, (6, 6)), np.float64
+    )
     assert np.abs(apart).max() <= 1
 
 
@@ -208,7 +210,9 @@ def test_16_bits_are_scaled_in_float_and_alike_from_decoder_and_cache(deep: Path
         first = number(batches[0].depth)
         for other in batches[1:]:
             assert np.array_equal(number(other.depth), first)
-        expected = np.stack([np.asarray(resized(Image.fromarray(values[row]), (24, 24))) for row in batches[0].index])
+        expected = np.stack(
+            [np.asarray(scale_image(Image.fromarray(values[row]), (24, 24))) for row in batches[0].index]
+        )
         apart = first[:, 0] - expected.astype(np.int64)
         assert np.abs(apart).max() <= 1
         assert np.abs(apart).mean() < 0.05  # rounded, not cut: that would be half a level less
@@ -242,7 +246,7 @@ def test_bits_that_are_not_those_of_the_manifest_are_found(deep: Path, dataset: 
     """A data set of 16 bits, one of whose depth images has 8."""
     depths = [parts["depth"] for parts in images(Dataset.open(deep)).values()]
     broken = Dataset.open(deep).split("train")[0]
-    depths[broken] = encoded(eight_bit(Image.open(io.BytesIO(depths[broken]))), "png")
+    depths[broken] = encode_image(eight_bit(Image.open(io.BytesIO(depths[broken]))), "png")
     mixed = rewritten(dataset, tmp_path / "mixed", depths, METRES, 16)
     assert [(p.where.split()[-1], p.what.split(":")[0]) for p in verify(LocalFolder(mixed), ONE_WORKER)] == [
         ("depth", "wrong-mode")
@@ -316,7 +320,7 @@ def test_losses_metrics_and_pictures_see_the_same_depth_in_8_and_in_16_bits() ->
 def stored_rmse(metres: NDArray[np.float32], way: DepthFormat) -> float:
     """Return the RMSE in mm of depth (H, W) that is stored in this format and read again."""
     extension, bits = STORED[way]
-    data = encoded(depth_image(metres, METRES, bits), extension, full_chroma=True)
+    data = encode_image(depth_image(metres, METRES, bits), extension, full_chroma=True)
     read = np.asarray(Image.open(io.BytesIO(data)), np.float64) / ((1 << bits) - 1) * 10
     return 1000 * float(np.mean((read - metres) ** 2)) ** 0.5
 

@@ -3,14 +3,15 @@
 import io
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_data import TREES, built, contents, convert, flip, images
+from small_data import ONE_WORKER, TREES, built, contents, convert, flip, images
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.depth import ExistingConfig
+from shards.format.depth import ExistingDepthConfig
 from shards.format.schema import WORK
 from shards.format.splits import SplitConfig
 from shards.ingest.index import plan_index
@@ -37,7 +38,7 @@ def tar_of(out: Path, samples: dict[str, dict[str, bytes]]) -> Path:
                 member = tarfile.TarInfo(f"{key}.{name}.jpg")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    built(plan_index(out, ExistingConfig(), SplitConfig()), out)
+    built(plan_index(out, ExistingDepthConfig(), SplitConfig()), out)
     return out
 
 
@@ -45,12 +46,12 @@ def tar_of(out: Path, samples: dict[str, dict[str, bytes]]) -> Path:
 def test_the_files_are_those_that_the_data_set_was_made_of(
     dataset: Path, folders: Path, tmp_path: Path, workers: int
 ) -> None:
-    export(dataset, tmp_path / "out", workers)
+    export(Dataset.open(dataset), tmp_path / "out", replace(ONE_WORKER, workers=workers))
     assert files(tmp_path / "out") == files(folders)
 
 
 def test_converting_them_gives_the_same_shards(dataset: Path, tmp_path: Path) -> None:
-    export(dataset, tmp_path / "out", workers=1)
+    export(Dataset.open(dataset), tmp_path / "out", ONE_WORKER)
     convert([tmp_path / "out"], tmp_path / "again")
     assert same(tmp_path / "again", dataset)
 
@@ -61,7 +62,7 @@ def test_a_background_that_is_not_told_by_its_number_goes_with_its_sample(messy:
     shutil.copy(messy / TREES["bg"] / "Shelves_2.jpg", messy / TREES["bg"] / some.name)
     dataset = convert([messy], tmp_path / "dataset")
     assert dataset.manifest.components["bg"].shared
-    export(tmp_path / "dataset", tmp_path / "out", workers=1)
+    export(Dataset.open(tmp_path / "dataset"), tmp_path / "out", ONE_WORKER)
     again = convert([tmp_path / "out"], tmp_path / "again")
     assert images(again) == images(dataset)
     assert again.manifest.left_out == {}
@@ -70,7 +71,7 @@ def test_a_background_that_is_not_told_by_its_number_goes_with_its_sample(messy:
 def test_keys_that_tell_nothing_and_lie_in_folders(dataset: Path, tmp_path: Path) -> None:
     few = list(images(Dataset.open(dataset)).values())[:6]
     tar_of(tmp_path / "tars", {f"my photos/v1.2/{i}": parts for i, parts in enumerate(few)})
-    export(tmp_path / "tars", tmp_path / "out", workers=1)
+    export(Dataset.open(tmp_path / "tars"), tmp_path / "out", ONE_WORKER)
     assert (tmp_path / "out" / "OverlayedMasks" / "0" / "my_photos_v1_2_3.jpg").read_bytes() == few[3]["mask"]
     again = convert([tmp_path / "out"], tmp_path / "again")
     assert images(again) == {f"my_photos_v1_2_{i}": parts for i, parts in enumerate(few)} | images(again)
@@ -81,21 +82,21 @@ def test_keys_that_would_be_one_file_are_named(dataset: Path, tmp_path: Path) ->
     first, second, *_ = images(Dataset.open(dataset)).values()
     tar_of(tmp_path / "tars", {"a/b": first, "a_b": second})
     with pytest.raises(InputError, match="samples 'a/b' and 'a_b' would both be 'a_b' as files"):
-        export(tmp_path / "tars", tmp_path / "out", workers=1)
+        export(Dataset.open(tmp_path / "tars"), tmp_path / "out", ONE_WORKER)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_export_goes_on_to_the_same_files(dataset: Path, folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(dataset, out, workers=1)
-    (out / WORK / "shard-000002.tar.done").unlink()
+    export(Dataset.open(dataset), out, ONE_WORKER)
+    (out / WORK / "shard-000002.tar.npz").unlink()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
     some = next((out / TREES["mask"]).rglob("*.jpg"))
     some.with_name(f".partial-{some.name}").write_bytes(b"what a kill while this was written leaves")
     for row in range(50, 75):  # the samples of that shard
         key = Dataset.open(dataset).key(row)
         next(out.rglob(f"{TREES['depth']}/*/{key}.jpg")).unlink()
-    export(dataset, out, workers=1)
+    export(Dataset.open(dataset), out, ONE_WORKER)
     assert files(out) == files(folders)
     again = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
     assert sum(again[path] != done[path] for path in done if TREES["bg"] not in path.parts) == 3 * 25
@@ -104,21 +105,21 @@ def test_a_killed_export_goes_on_to_the_same_files(dataset: Path, folders: Path,
 def test_a_damaged_shard_is_named_and_none_of_it_written(damaged: Path, tmp_path: Path) -> None:
     flip(damaged / "shard-000003.tar", 5000)
     with pytest.raises(InputError, match=r"shard-000003\.tar: damaged"):
-        export(damaged, tmp_path / "out", workers=1)
+        export(Dataset.open(damaged), tmp_path / "out", ONE_WORKER)
     keys = {Dataset.open(damaged).key(row) for row in range(75, 100)}
     assert not keys & {path.stem for path in (tmp_path / "out").rglob("*.jpg")}
     flip(damaged / "shared.tar", 700)
     with pytest.raises(InputError, match=r"shared\.tar: damaged"):
-        export(damaged, tmp_path / "other", workers=1)
+        export(Dataset.open(damaged), tmp_path / "other", ONE_WORKER)
 
 
 def test_a_folder_that_holds_something_else_is_refused(dataset: Path, messy: Path, tmp_path: Path) -> None:
     for occupied in (dataset, tmp_path):
         before = contents(occupied)
         with pytest.raises(InputError, match="not empty"):
-            export(dataset, occupied, workers=1)
+            export(Dataset.open(dataset), occupied, ONE_WORKER)
         assert contents(occupied) == before
-    export(dataset, tmp_path / "out", workers=1)
+    export(Dataset.open(dataset), tmp_path / "out", ONE_WORKER)
     other = convert([messy], tmp_path / "converted", samples_per_shard=50)
     with pytest.raises(InputError, match="holds the beginning of another data set"):
-        export(other.root, tmp_path / "out", workers=1)
+        export(other, tmp_path / "out", ONE_WORKER)

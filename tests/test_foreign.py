@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_data import ONE_WORKER, SIZE, built, contents, images
 
-from shards.build.shard import LeftOut
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.depth import ExistingConfig
+from shards.format.depth import ExistingDepthConfig
+from shards.format.images import LeftOut
 from shards.format.splits import SplitConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.index import list_tar, plan_index
@@ -79,7 +79,7 @@ def by_gnu_tar(path: Path, folder: Path, *arguments: str) -> None:
 
 
 def indexed(folder: Path) -> Dataset:
-    return built(plan_index(folder, ExistingConfig(), SplitConfig(val_share=0, test_share=0)), folder)
+    return built(plan_index(folder, ExistingDepthConfig(), SplitConfig(val_share=0, test_share=0)), folder)
 
 
 def left_out(folder: Path) -> list[tuple[str, str, str]]:
@@ -93,7 +93,7 @@ def test_tars_made_elsewhere_hold_the_same_samples(dataset: Path, found: dict[st
     packed(tars / "a.tar", files[: 4 * 70], tarfile.PAX_FORMAT)
     packed(tars / "b.tar", files[4 * 70 :], tarfile.GNU_FORMAT)
     before = contents(tars)
-    made = built(plan_index(tars, ExistingConfig(depth_metres=(0.0, 10.0)), SplitConfig()), tars)
+    made = built(plan_index(tars, ExistingDepthConfig(depth_metres=(0.0, 10.0)), SplitConfig()), tars)
     assert images(made) == found
     assert {name: contents(tars)[name] for name in before} == before
     assert made.manifest.statistics == Dataset.open(dataset).manifest.statistics
@@ -102,7 +102,7 @@ def test_tars_made_elsewhere_hold_the_same_samples(dataset: Path, found: dict[st
 
 def unusable(tar: Path) -> list[tuple[str, str, str]]:
     """The same of the members that belong to a sample, without the images being looked at."""
-    found = [one for sample in list_tar(tar).samples.values() for one in sample.values()]
+    found = [one for sample in list_tar(tar)[0].values() for one in sample.values()]
     return [(one.kind, one.key, one.source) for one in found if isinstance(one, LeftOut)]
 
 

@@ -14,7 +14,7 @@ from test_convert import BREAK, image_of, left_out, samples_of
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.images import Form, _alike, _jpeg, header
+from shards.format.images import _jpeg_header, _of_beginning, read_header
 from shards.format.manifest import Manifest
 from shards.ingest import convert
 from shards.ingest.convert import ConvertConfig, plan_conversion
@@ -65,29 +65,29 @@ OTHERS = {
 def test_plain_images_are_known_by_their_headers(name: str) -> None:
     image = Image.open(io.BytesIO(PLAIN[name]))
     extension = {"JPEG": "jpg", "PNG": "png"}[str(image.format)]
-    assert header(PLAIN[name]) == Form(extension, (16, 24), 16 if image.mode == "I;16" else 8)
+    assert read_header(PLAIN[name]) == (extension, (16, 24), 16 if image.mode == "I;16" else 8)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_are_not_vouched_for(name: str) -> None:
-    assert header(OTHERS[name]) is None
+    assert read_header(OTHERS[name]) is None
 
 
-def test_images_that_begin_alike_are_told_apart() -> None:
+def test_images_that_begin_of_beginning_are_told_apart() -> None:
     beginning, _, rest = PLAIN["colour"].partition(b"\xff\xc0")
     for height in (16, 17, 4096, 16):
         data = beginning + b"\xff\xc0" + rest[:3] + height.to_bytes(2, "big") + rest[5:]
-        assert header(data) == Form("jpg", (height, 24), 8)
-    assert header(beginning + b"\xff\xc1" + rest) == header(PLAIN["colour"])
-    assert header(beginning + b"\xff\xd9") is None
+        assert read_header(data) == ("jpg", (height, 24), 8)
+    assert read_header(beginning + b"\xff\xc1" + rest) == read_header(PLAIN["colour"])
+    assert read_header(beginning + b"\xff\xd9") is None
 
 
 def test_an_image_that_begins_like_another_is_looked_up() -> None:
-    header(PLAIN["colour"])
-    before = _alike.cache_info().hits
-    assert header(PLAIN["colour"]) == Form("jpg", (16, 24), 8)
-    assert _alike.cache_info().hits == before + 1
-    assert _alike(PLAIN["colour"][: PLAIN["colour"].index(b"\xff\xc0") + 10]) is not None
+    read_header(PLAIN["colour"])
+    before = _of_beginning.cache_info().hits
+    assert read_header(PLAIN["colour"]) == ("jpg", (16, 24), 8)
+    assert _of_beginning.cache_info().hits == before + 1
+    assert _of_beginning(PLAIN["colour"][: PLAIN["colour"].index(b"\xff\xc0") + 10]) is not None
 
 
 @given(st.sampled_from(sorted(PLAIN)), st.integers(0, 199), st.integers(0, 255))
@@ -95,17 +95,18 @@ def test_what_is_vouched_for_pillow_says_too(name: str, position: int, value: in
     """With any byte of the first 200 changed: Pillow refuses the file, or finds the size in it that the header has."""
     data = bytearray(PLAIN[name])
     data[position % len(data)] = value
-    found = header(bytes(data))
-    assert not data.startswith(b"\xff\xd8\xff") or found is None or found == _jpeg(bytes(data))
+    found = read_header(bytes(data))
+    assert not data.startswith(b"\xff\xd8\xff") or found is None or found == _jpeg_header(bytes(data))
     if found is None:
         return
     try:
         image = Image.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return
-    assert (image.height, image.width) == found.size
+    extension, size, _ = found
+    assert (image.height, image.width) == size
     assert image.mode in {"L", "RGB", "I;16"}
-    assert {"JPEG": "jpg", "PNG": "png"}[str(image.format)] == found.extension
+    assert {"JPEG": "jpg", "PNG": "png"}[str(image.format)] == extension
 
 
 def test_a_data_set_without_flaws_is_the_same(folders: Path, dataset: Path, tmp_path: Path) -> None:

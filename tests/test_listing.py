@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from small_data import SAMPLES, TREES, flip
 
-from shards.format.schema import COMPONENTS, sample_key
+from shards.format.schema import sample_key
 from shards.format.splits import unit_interval
 from shards.ingest.convert import ConvertConfig, ConvertUnit, plan_conversion
 from shards.ingest.listing import Listing, Samples
 
-GLOBS = {component.name: component.glob for component in COMPONENTS}
+GLOBS = ConvertConfig().globs
 BACKGROUND = ConvertConfig().background
 MANY = 8000
 
@@ -66,7 +66,7 @@ def test_every_sample_leads_to_its_own_files(zips: Path, samples: Samples) -> No
 
 
 def fingerprint(folder: Path) -> str:
-    return plan_conversion([folder], ConvertConfig()).plan.fingerprint
+    return plan_conversion([folder], ConvertConfig()).plan.manifest.made_from
 
 
 def zipped(folders: Path, out: Path) -> Path:
@@ -95,7 +95,7 @@ def test_in_zips_one_bit_makes_another_data_set(messy: Path, tmp_path: Path) -> 
 def test_units_share_the_samples_among_them(folders: Path) -> None:
     units = [unit for unit in plan_conversion([folders], ConvertConfig()).units if isinstance(unit, ConvertUnit)]
     assert sum(unit.size for unit in units) == SAMPLES
-    assert len(np.unique(np.concatenate([unit.samples.keys for unit in units]))) == SAMPLES
+    assert len(np.unique(np.concatenate([unit.entries.keys for unit in units]))) == SAMPLES
 
 
 def test_the_order_is_that_of_a_hash_whatever_was_listed_first(samples: Samples) -> None:

@@ -12,8 +12,9 @@ from small_data import SAMPLES, TREES, contents, convert, images
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.manifest import SPLITS, Manifest
+from shards.format.manifest import Manifest
 from shards.format.schema import identity
+from shards.format.splits import SPLITS
 
 
 def decoded(data: bytes) -> NDArray[np.float64]:

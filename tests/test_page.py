@@ -17,7 +17,7 @@ from small_data import SAMPLES, built, convert, images
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.depth import ExistingConfig
+from shards.format.depth import ExistingDepthConfig
 from shards.format.manifest import Manifest
 from shards.format.schema import identity
 from shards.format.splits import SplitConfig
@@ -154,7 +154,7 @@ def test_names_are_shown_and_not_obeyed(dataset: Path, tmp_path: Path) -> None:
                 member = tarfile.TarInfo(f"{EVIL}{i}.{name}.jpg")
                 member.size = len(data) if (i, name) != (5, "mask") else 0
                 tar.addfile(member, io.BytesIO(data))
-    page = written(built(plan_index(out, ExistingConfig(), SplitConfig()), out), tmp_path / "show.html")
+    page = written(built(plan_index(out, ExistingDepthConfig(), SplitConfig()), out), tmp_path / "show.html")
     assert not page.tags.keys() & {"script", "b"}
     assert not {name for name, _ in page.attributes if name.startswith("on")}
     assert all(f"{EVIL}{i}" in page.text.split("\n") for i in range(5))

@@ -5,20 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
 from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
 from test_interruption import command
 
 from shards.build.build import BuildConfig, build, merge
-from shards.build.plan import DivisionConfig, Known, Plan, Work
-from shards.build.shard import LeftOut
 from shards.errors import InputError
-from shards.format.dataset import reading
-from shards.format.manifest import Manifest, Statistics, Storage
+from shards.format.dataset import open_dataset
+from shards.format.images import LeftOut
+from shards.format.manifest import Encoding, Manifest, Statistics
+from shards.format.splits import DivisionConfig
 from shards.format.storage import Folder, LocalFolder, RemoteFolder, folder_at
 from shards.ingest.compose import plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.job import Job, Plan
 from shards.inspect.page import write_page
 from shards.inspect.show import contact_sheet
 from shards.inspect.verify import verify
@@ -27,23 +27,23 @@ pytest_plugins = ["remote_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def work(drawn: Drawn) -> Work:
+def work(drawn: Drawn) -> Job:
     """Six shards."""
     return plan_composition(compose_config(drawn))
 
 
 @pytest.fixture(scope="module")
-def whole(work: Work, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def whole(work: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """All files of what is built at once."""
     return contents(built(work, tmp_path_factory.mktemp("whole") / "out").root)
 
 
-def part(work: Work, out: Folder, which: str) -> None:
+def part(work: Job, out: Folder, which: str) -> None:
     assert build(work, out, replace(ONE_WORKER, part=which)) is None
 
 
 @pytest.mark.parametrize("of", [1, 3, 9])
-def test_parts_in_one_folder_make_the_whole(work: Work, whole: dict[str, bytes], tmp_path: Path, of: int) -> None:
+def test_parts_in_one_folder_make_the_whole(work: Job, whole: dict[str, bytes], tmp_path: Path, of: int) -> None:
     out = LocalFolder(tmp_path / "out")
     for number in reversed(range(1, of + 1)):
         part(work, out, f"{number}/{of}")
@@ -52,7 +52,7 @@ def test_parts_in_one_folder_make_the_whole(work: Work, whole: dict[str, bytes],
     assert merge([], out).samples == SAMPLES
 
 
-def test_parts_in_folders_of_their_own_make_the_whole(work: Work, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_parts_in_folders_of_their_own_make_the_whole(work: Job, whole: dict[str, bytes], tmp_path: Path) -> None:
     one, two, out = (LocalFolder(tmp_path / name) for name in ("one", "two", "out"))
     part(work, one, "1/2")
     part(work, two, "2/2")
@@ -60,7 +60,7 @@ def test_parts_in_folders_of_their_own_make_the_whole(work: Work, whole: dict[st
     assert contents(out.path) == whole
 
 
-def test_a_part_leaves_alone_what_the_others_are_at(work: Work, tmp_path: Path) -> None:
+def test_a_part_leaves_alone_what_the_others_are_at(work: Job, tmp_path: Path) -> None:
     theirs = tmp_path / "out" / ".partial-shard-000001.99.tar"
     own = tmp_path / "out" / ".partial-shard-000000.99.tar"
     for path in (theirs, own):
@@ -72,7 +72,7 @@ def test_a_part_leaves_alone_what_the_others_are_at(work: Work, tmp_path: Path) 
 
 
 def test_a_part_that_is_missing_is_said_to_be_and_the_same_command_without_parts_builds_it(
-    work: Work, whole: dict[str, bytes], tmp_path: Path
+    work: Job, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = LocalFolder(tmp_path / "out")
     part(work, out, "1/2")
@@ -81,7 +81,7 @@ def test_a_part_that_is_missing_is_said_to_be_and_the_same_command_without_parts
     assert contents(built(work, out.path).root) == whole
 
 
-def test_parts_of_different_data_sets_are_not_joined(work: Work, drawn: Drawn, tmp_path: Path) -> None:
+def test_parts_of_different_data_sets_are_not_joined(work: Job, drawn: Drawn, tmp_path: Path) -> None:
     other = plan_composition(compose_config(drawn, seed=1))
     one, two = LocalFolder(tmp_path / "one"), LocalFolder(tmp_path / "two")
     part(work, one, "1/2")
@@ -100,19 +100,20 @@ def test_a_part_is_one_of_so_many(which: str) -> None:
         BuildConfig(part=which)
 
 
-def test_a_plan_written_and_read_is_the_same(work: Work) -> None:
-    storage = Storage(resized_from=(160, 160), resized_by="a filter", jpeg_quality=95, jpeg_chroma="4:4:4")
+def test_a_plan_written_and_read_is_the_same(work: Job) -> None:
+    storage = Encoding(resized_from=(160, 160), resized_by="a filter", jpeg_quality=95, jpeg_chroma="4:4:4")
+    statistics = {"mask": Statistics(mean=[0.5], std=[0.25])}
     for plan in (
         work.plan,
-        replace(work.plan, left_out=[LeftOut("litter", "", "", "a\udcffb", "no image")], storage=storage),
+        replace(
+            work.plan,
+            left_out=[LeftOut("litter", "", "", "a\udcffb", "no image")],
+            manifest=replace(work.plan.manifest, storage=storage, statistics=statistics, counted=7),
+        ),
+        replace(work.plan, splits={"train": [0, 2], "val": [1]}),
         replace(work.plan, split=DivisionConfig(split_by="identity", split_seed=3, val_share=0.25)),
     ):
         assert Plan.from_json(plan.to_json()) == plan
-    known = Known(np.array([0, -1, 2], np.int8), "key", {"mask": Statistics(mean=[0.5], std=[0.25])}, 7)
-    found = Plan.from_json(replace(work.plan, known=known).to_json()).known
-    assert found is not None
-    assert found.splits.tolist() == [0, -1, 2]
-    assert found[1:] == known[1:]
 
 
 def fetched(url: str) -> dict[str, bytes]:
@@ -121,7 +122,7 @@ def fetched(url: str) -> dict[str, bytes]:
 
 
 def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
-    work: Work, whole: dict[str, bytes], bucket: str, tmp_path: Path
+    work: Job, whole: dict[str, bytes], bucket: str, tmp_path: Path
 ) -> None:
     out = folder_at(f"{bucket}/composed")
     part(work, out, "1/2")
@@ -129,9 +130,9 @@ def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
     build(work, out, ONE_WORKER)
     assert fetched(str(out)) == whole
     build(work, out, ONE_WORKER)
-    with reading(out) as dataset:
+    with open_dataset(out) as dataset:
         contact_sheet(dataset, tmp_path / "sheet.png", 3)
-        write_page(dataset, tmp_path / "show.html", samples=3, workers=1)
+        write_page(dataset, tmp_path / "show.html", samples=3)
     assert "<h1>composed</h1>" in (tmp_path / "show.html").read_text()
     assert verify(out, ONE_WORKER) == []
 
@@ -145,7 +146,7 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
 
 
-def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str) -> None:
+def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str) -> None:
     out = folder_at(f"{bucket}/damaged")
     build(work, out, ONE_WORKER)
     files, root = fsspec.url_to_fs(str(out), skip_instance_cache=True)
@@ -154,7 +155,7 @@ def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str) -> None:
     files.rm_file(f"{root}/shard-000004.idx")
     assert [problem.where for problem in verify(out, ONE_WORKER)] == ["shard-000002.tar", "shard-000004.idx"]
     files.pipe_file(f"{root}/index/train.npy", b"")
-    with pytest.raises(InputError, match=r"index/train.npy: its digest is not the one"), reading(out):
+    with pytest.raises(InputError, match=r"index/train.npy: its digest is not the one"), open_dataset(out):
         pass
 
 
@@ -166,7 +167,7 @@ def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str) -> None:
         ("http://127.0.0.1:1/data", "Check the URL"),
     ],
 )
-def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Work, bucket: str) -> None:
+def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Job, bucket: str) -> None:
     with pytest.raises(InputError, match=said) as told:
         build(work, folder_at(url), ONE_WORKER)
     assert url in str(told.value)

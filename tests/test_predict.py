@@ -16,7 +16,8 @@ from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
 from predict import depth_pixels, load_pair, pairs, predict
 from shards.errors import InputError
-from shards.format.manifest import DepthRange, Manifest
+from shards.format.depth import DepthRange
+from shards.format.manifest import Manifest
 from train import Ranks, TrainConfig, start
 
 ROOT = Path(__file__).parent.parent

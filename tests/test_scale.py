@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from shards.format.dataset import Dataset
-from shards.format.manifest import SPLITS
 from shards.format.schema import shard_name
+from shards.format.splits import SPLITS
 
 SHARDS = 10
 

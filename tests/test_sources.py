@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from small_data import flip
 
 from shards.errors import InputError
-from shards.format.schema import COMPONENTS
 from shards.ingest import listing as files
+from shards.ingest.convert import ConvertConfig
 from shards.ingest.listing import Entry, Matcher, is_image, list_files
 from shards.ingest.listing import read as read_with
-from shards.ingest.zips import Member, Zips, members
+from shards.ingest.zips import ZipMember, Zips, zip_members
 
-NOWHERE = Member("", 0, 0, 0, 0)
-MATCHER = Matcher({component.name: component.glob for component in COMPONENTS})
+NOWHERE = ZipMember("", 0, 0, 0, 0)
+GLOBS = ConvertConfig().globs
+MATCHER = Matcher(GLOBS)
 
 
 def zipped(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -108,7 +109,7 @@ def test_a_directory_is_read_as_zipfile_reads_it(tmp_path: Path, write: Callable
     with zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
         assert len(infos) > 1
-        assert [(m.path, m.header, m.packed, m.method, m.crc) for m in members(path)] == [
+        assert [(m.path, m.header, m.packed, m.method, m.crc) for m in zip_members(path)] == [
             (i.filename, i.header_offset, i.compress_size, i.compress_type, i.CRC) for i in infos
         ]
         assert [read(entry) for _, entry in listed(path)] == [archive.read(info) for info in infos]
@@ -121,7 +122,7 @@ def test_a_damaged_directory_is_told_or_harmless(tmp_path_factory: pytest.TempPa
     whole[data.draw(st.integers(whole.index(b"PK\x01\x02"), len(whole) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(whole)
     with suppress(InputError):
-        assert len(list(members(path))) <= 2
+        assert len(list(zip_members(path))) <= 2
 
 
 def test_a_zip_cut_short_is_named(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 @given(st.lists(st.sampled_from(["a", "OverlayedImages", "DepthImage1", "Background", "x.jpg"]), min_size=1), NAMES)
 def test_where_folders_decide_every_file_is_of_its_folders_component(folders: list[str], name: str) -> None:
     inside = "/".join(folders)
-    one_by_one = Matcher({component.name: f"{component.glob}/*" for component in COMPONENTS})
+    one_by_one = Matcher({name: f"{glob}/*" for name, glob in GLOBS.items()})
     assert not one_by_one._folder_decides
     assert MATCHER.components(inside, [name, "DepthImage", name]) == [
         component(one_by_one, f"{inside}/{one}") for one in (name, "DepthImage", name)

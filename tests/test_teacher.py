@@ -3,10 +3,8 @@
 The teachers are the real classes with a few thousand random weights, saved here; nothing is downloaded.
 """
 
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from small_data import ONE_WORKER, Drawn, built, compose_config, contents, division, images
+from small_data import ONE_WORKER, Drawn, built, built_here, compose_config, contents, division, images
 from test_depth import rewritten
 from test_interruption import killed_when
 
-from shards.build.build import assemble
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.manifest import SPLITS, DepthRange, Manifest
+from shards.format.depth import DepthRange
+from shards.format.splits import SPLITS
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
 from shards.ingest.depth import DepthConfig, plan_depth
-from shards.ingest.teacher import PredictConfig, Teacher, load_teacher, resolved
+from shards.ingest.teacher import Teacher, load_teacher, resolved
 from shards.inspect.show import describe
 from shards.inspect.verify import verify
 
@@ -94,10 +92,7 @@ def config(teacher: Path, **options: object) -> DepthConfig:
 
 def labelled(source: Path, out: Path, wanted: DepthConfig) -> Dataset:
     """The pass in this process, where transformers is imported already."""
-    work = plan_depth(Dataset.open(source), wanted)
-    out.mkdir()
-    assemble([unit.run(out) for unit in work.units], work.plan, out, LocalFolder(out))
-    return Dataset.open(out)
+    return built_here(plan_depth(Dataset.open(source), wanted), out)
 
 
 def depths(dataset: Dataset) -> list[NDArray[np.float64]]:
@@ -222,41 +217,6 @@ def test_depth_comes_to_a_data_set_that_has_none(few: Path, relative: Path, made
         assert np.abs(depth - other).max() <= 2 / 65535  # the shards, and so the batches, are others
     assert list(opened.manifest.components) == ["fg_bg", "mask", "depth", "bg"]
     assert verify(LocalFolder(tmp_path / "out"), ONE_WORKER) == []
-
-
-def test_inside_compose_it_gives_what_a_second_pass_gives(
-    drawn: Drawn, relative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shards.ingest.compose.COUNTED", 5)
-    wanted = {"samples": 20, "division": division(samples_per_shard=8), "depth": None}
-    bare = built(plan_composition(compose_config(drawn, **wanted)), tmp_path / "bare")
-    assert list(bare.manifest.components) == ["fg_bg", "mask", "bg"]
-    second = labelled(bare.root, tmp_path / "second", config(relative, format="png16"))
-    predict = PredictConfig(device="cpu")
-    inside = plan_composition(compose_config(drawn, **wanted, teacher=str(relative), format="png16", predict=predict))
-    (tmp_path / "inside").mkdir()
-    assemble(
-        [unit.run(tmp_path / "inside") for unit in inside.units],
-        inside.plan,
-        tmp_path / "inside",
-        LocalFolder(tmp_path / "inside"),
-    )
-    once, twice = contents(tmp_path / "inside"), contents(second.root)
-    manifests = [Manifest.from_json(found.pop("manifest.json").decode()) for found in (once, twice)]
-    assert once == twice
-    assert replace(manifests[0], made_from="") == replace(manifests[1], made_from="")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"teacher": "any"}, "give --depth or --teacher, not both"),
-        ({"predict": PredictConfig(predicts="metres")}, "are about a teacher"),
-    ],
-)
-def test_depth_is_measured_or_predicted(drawn: Drawn, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        compose_config(drawn, **options)
 
 
 def test_killed_and_continued_the_bytes_are_the_same(few: Path, relative: Path, made: Path, tmp_path: Path) -> None:

@@ -32,11 +32,12 @@ from pipeline.loader import Loader, LoaderConfig
 from shards.build.build import BuildConfig
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.images import encoded, resized
-from shards.format.manifest import Manifest, Storage
+from shards.format.images import encode_image, scale_image
+from shards.format.manifest import Encoding, Manifest
 from shards.format.storage import LocalFolder
-from shards.ingest.compose import ComposeUnit, compose_folders, load_background, plan_composition
+from shards.ingest.compose import ComposeUnit, load_background, plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.inspect.export import export
 from shards.inspect.show import describe
 from shards.inspect.verify import verify
 
@@ -90,14 +91,14 @@ def test_lossless_images_are_the_files_resized_to_the_pixel(dataset: Path, lossl
     for key, parts in found.items():
         for name in ("mask", "depth"):
             assert opened(parts[name]).format == "PNG"
-            assert (pixels(parts[name]) == np.asarray(resized(opened(files[key][name]), (SMALL, SMALL)))).all()
+            assert (pixels(parts[name]) == np.asarray(scale_image(opened(files[key][name]), (SMALL, SMALL)))).all()
 
 
 def test_all_else_is_jpeg_of_full_chroma_near_the_files_resized(dataset: Path, lossy: Path, lossless: Path) -> None:
     files, found, exact = (images(Dataset.open(root)) for root in (dataset, lossy, lossless))
     for key, parts in found.items():
         for name, data in parts.items():
-            wanted = np.asarray(resized(opened(files[key][name]), (SMALL, SMALL))).astype(int)
+            wanted = np.asarray(scale_image(opened(files[key][name]), (SMALL, SMALL))).astype(int)
             assert opened(data).format == "JPEG"
             assert np.abs(pixels(data) - wanted).mean() < 3  # drawn edges are hard; measured: 2.0
         assert {name: parts[name] for name in ("fg_bg", "bg")} == {name: exact[key][name] for name in ("fg_bg", "bg")}
@@ -120,7 +121,7 @@ def test_the_loader_makes_the_same_of_large_and_of_stored_small_images(
 
 def test_shrinking_is_antialiased() -> None:
     board = np.uint8(np.indices((96, 96)).sum(0) % 2 * 255)
-    inner = np.asarray(resized(Image.fromarray(board), (40, 40)))[2:-2, 2:-2]
+    inner = np.asarray(scale_image(Image.fromarray(board), (40, 40)))[2:-2, 2:-2]
     assert np.abs(inner.astype(int) - 128).max() < 20
     aliased = Image.fromarray(board).resize((40, 40), Image.Resampling.NEAREST)
     assert {value for _, value in aliased.getcolors() or ()} == {0, 255}
@@ -128,7 +129,9 @@ def test_shrinking_is_antialiased() -> None:
 
 def test_full_chroma_keeps_colours_apart() -> None:
     stripes = Image.fromarray(np.array([[(255, 0, 0), (0, 0, 255)] * 16] * 32, np.uint8))
-    near, far = (np.abs(pixels(encoded(stripes, "jpg", full)) - np.asarray(stripes)).mean() for full in (True, False))
+    near, far = (
+        np.abs(pixels(encode_image(stripes, "jpg", full)) - np.asarray(stripes)).mean() for full in (True, False)
+    )
     assert near < 5 < 50 < far
 
 
@@ -136,7 +139,7 @@ def test_the_manifest_says_what_was_done(dataset: Path, lossy: Path, lossless: P
     for root, extension in ((lossy, "jpg"), (lossless, "png")):
         manifest = Dataset.open(root).manifest
         assert manifest.image_size == (SMALL, SMALL)
-        assert manifest.storage == Storage(
+        assert manifest.storage == Encoding(
             resized_from=(SIZE, SIZE), resized_by="bilinear, antialiased", jpeg_quality=95, jpeg_chroma="4:4:4"
         )
         assert {name: c.extension for name, c in manifest.components.items()} == {
@@ -239,8 +242,8 @@ def test_lossless_composing_changes_how_mask_and_depth_are_stored_only(drawn: Dr
         assert {name: parts[name] for name in ("fg_bg", "bg")} == {name: jpegs[key][name] for name in ("fg_bg", "bg")}
         for name in ("mask", "depth"):
             assert opened(parts[name]).format == "PNG"
-            assert encoded(opened(parts[name]), "jpg", full_chroma=True) == jpegs[key][name]
-    assert Dataset.open(exact).manifest.storage == Storage(
+            assert encode_image(opened(parts[name]), "jpg", full_chroma=True) == jpegs[key][name]
+    assert Dataset.open(exact).manifest.storage == Encoding(
         resized_from=None,
         resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",
         jpeg_quality=95,
@@ -256,8 +259,8 @@ def test_colour_is_composed_in_full_below_the_size_of_2020(drawn: Drawn, size: i
     assert isinstance(unit, ComposeUnit)
     data = unit.sample(unit.pastings[0]).images
     assert chroma(data["fg_bg"]) == chroma(data["bg"]) == expected
-    assert work.plan.storage is not None
-    assert work.plan.storage.jpeg_chroma == expected
+    assert work.plan.manifest.storage is not None
+    assert work.plan.manifest.storage.jpeg_chroma == expected
 
 
 @pytest.mark.parametrize("decode", DECODERS)
@@ -271,14 +274,14 @@ def test_the_loader_reads_lossless_pixels_exactly(exact: Path, decode: str) -> N
 
 def test_lossless_folders_stay_lossless_on_the_way(drawn: Drawn, exact: Path, tmp_path: Path) -> None:
     """As they are, and scaled down too: what came as PNG is never made JPEG."""
-    compose_folders(plan_composition(compose_config(drawn, lossless=True)), tmp_path / "folders", ONE_WORKER)
+    export(Dataset.open(exact), tmp_path / "folders", ONE_WORKER)
     as_it_is = ConvertConfig(division=division())
     converted = built(plan_conversion([tmp_path / "folders"], as_it_is), tmp_path / "out")
     assert images(converted) == images(Dataset.open(exact))
     found = images(scaled(tmp_path / "folders", tmp_path / "small"))
     for key, parts in images(converted).items():
         for name in ("mask", "depth"):
-            assert (pixels(found[key][name]) == np.asarray(resized(opened(parts[name]), (SMALL, SMALL)))).all()
+            assert (pixels(found[key][name]) == np.asarray(scale_image(opened(parts[name]), (SMALL, SMALL)))).all()
 
 
 def test_what_was_not_measured_is_no_part_of_a_smaller_depth(drawn: Drawn, tmp_path: Path) -> None:
@@ -301,5 +304,5 @@ def test_composed_depth_of_another_size_is_what_the_loader_makes_of_the_large_on
     apart = []
     for path in sorted(drawn.bg.iterdir()):
         large, small = (np.asarray(load_background(path, drawn.depth, size).depth) for size in (SIZE, SMALL))
-        apart.append(np.abs(np.asarray(resized(Image.fromarray(large), (SMALL, SMALL))) - small).max())
+        apart.append(np.abs(np.asarray(scale_image(Image.fromarray(large), (SMALL, SMALL))) - small).max())
     assert max(apart) < 1e-4

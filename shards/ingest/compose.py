@@ -274,13 +274,17 @@ class ComposeUnit:
     def size(self) -> int:
         return len(self.numbers)
 
+    @property
+    def pastings(self) -> list[Pasting]:
+        return [self.grid.pasting(number) for number in self.numbers.tolist()]
+
     @cached_property
     def _stored(self) -> dict[str, StoredComponent]:
         return self.grid.config.components
 
     def samples(self) -> Iterator[Sample]:
         """Make all of them, background by background; yield them in the order of the numbers."""
-        pastings = [self.grid.pasting(number) for number in self.numbers.tolist()]
+        pastings = self.pastings
         for begin in range(0, len(pastings), TOGETHER):
             numbers = range(begin, min(begin + TOGETHER, len(pastings)))
             by_background = sorted(numbers, key=pastings.__getitem__)
