@@ -12,7 +12,7 @@ from shards.build.plan import Work
 from shards.build.run import RunConfig
 from shards.draw import draw_data
 from shards.errors import InputError, report_errors
-from shards.format.dataset import reading
+from shards.format.dataset import open_dataset
 from shards.format.depth import ExistingConfig
 from shards.format.splits import SplitConfig
 from shards.format.storage import LocalFolder, folder_at, is_url
@@ -91,7 +91,7 @@ def depth_command(
         dataset: folder or URL that holds the data set, with depth or without
         out: folder to write, or its URL
     """
-    with reading(folder_at(dataset)) as opened:
+    with open_dataset(folder_at(dataset)) as opened:
         _build(plan_depth(opened, config), out, how)
 
 
@@ -182,7 +182,7 @@ def show_command(
     beside = folder.path if isinstance(folder, LocalFolder) else Path()
     sheet, page = sheet or beside / "sheet.png", page or beside / "show.html"
     describe(folder, console)
-    with reading(folder) as opened:
+    with open_dataset(folder) as opened:
         contact_sheet(opened, sheet, samples)
         write_page(opened, page, samples, workers)
     console.print(f"contact sheet: {sheet}\npage: {page}")

@@ -14,7 +14,8 @@ from shards.build.build import BuildConfig, build, merge
 from shards.build.plan import DivisionConfig, Known, Plan, Work
 from shards.build.shard import LeftOut
 from shards.errors import InputError
-from shards.format.dataset import reading
+from shards.format import storage
+from shards.format.dataset import open_dataset
 from shards.format.manifest import Manifest, Statistics, Storage
 from shards.format.storage import Folder, LocalFolder, RemoteFolder, folder_at
 from shards.ingest.compose import plan_composition
@@ -129,9 +130,9 @@ def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
     build(work, out, ONE_WORKER)
     assert fetched(str(out)) == whole
     build(work, out, ONE_WORKER)
-    with reading(out) as dataset:
+    with open_dataset(out) as dataset:
         contact_sheet(dataset, tmp_path / "sheet.png", 3)
-        write_page(dataset, tmp_path / "show.html", samples=3, workers=1)
+        write_page(dataset, tmp_path / "show.html", samples=3)
     assert "<h1>composed</h1>" in (tmp_path / "show.html").read_text()
     assert verify(out, ONE_WORKER) == []
 
@@ -145,7 +146,8 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
 
 
-def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str) -> None:
+def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
     out = folder_at(f"{bucket}/damaged")
     build(work, out, ONE_WORKER)
     files, root = fsspec.url_to_fs(str(out), skip_instance_cache=True)
@@ -154,7 +156,7 @@ def test_what_is_wrong_at_a_url_is_found(work: Work, bucket: str) -> None:
     files.rm_file(f"{root}/shard-000004.idx")
     assert [problem.where for problem in verify(out, ONE_WORKER)] == ["shard-000002.tar", "shard-000004.idx"]
     files.pipe_file(f"{root}/index/train.npy", b"")
-    with pytest.raises(InputError, match=r"index/train.npy: its digest is not the one"), reading(out):
+    with pytest.raises(InputError, match=r"index/train.npy: its digest is not the one"), open_dataset(out):
         pass
 
 

@@ -9,8 +9,8 @@
     SPLIT.npy            the rows of samples.npy that are in the split; a row in none is left out
 """
 
-import hashlib
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.format.manifest import Manifest, Shard, StoredComponent
 from shards.format.schema import SHARED_TAR
-from shards.format.storage import Folder, LocalFolder
+from shards.format.storage import Folder, LocalFolder, RemoteFolder, replacing, write_bytes
 from shards.format.tar import BLOCK
 
 
@@ -169,26 +169,36 @@ def _whole(folder: Folder, name: str) -> bytes:
 
 
 @contextmanager
-def reading(folder: Folder) -> Iterator[Dataset]:
-    """The data set in a folder. Of one at a URL, the index is downloaded, and checked, for as long as this lasts.
+def open_dataset(folder: Folder) -> Iterator[Dataset]:
+    """Open the data set in a folder. Of one at a URL, the index is downloaded for as long as this lasts.
 
     Raises InputError if there is none, or a part of it is missing or damaged.
     """
     if isinstance(folder, LocalFolder):
         yield Dataset.open(folder.path)
         return
-    manifest = Manifest.read(folder)
     with tempfile.TemporaryDirectory(prefix="sluice-") as temporary:
-        root = LocalFolder(Path(temporary))
-        for name, sha256 in manifest.index.items():
-            data = folder.read(f"index/{name}")
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise InputError(f"{folder}/index/{name}: its digest is not the one in the manifest. Copy it again.")
-            root.write(f"index/{name}", data)
-        for name in ("manifest.json", "left-out.tsv"):
-            if folder.exists(name):
-                root.write(name, folder.read(name))
-        yield Dataset.open(root.path, folder)
+        root = Path(temporary)
+        download_index(folder, folder.read("manifest.json"), root)
+        if folder.exists("left-out.tsv"):
+            folder.download("left-out.tsv", root / "left-out.tsv")
+        yield Dataset.open(root, folder)
+
+
+def download_index(folder: RemoteFolder, manifest: bytes, root: Path, stopped: threading.Event | None = None) -> None:
+    """Write `manifest`, which is the one in `folder`, and what `root` has not yet of the index to `root`.
+
+    For one process at a time, which may have been killed. Raises InputError if `manifest` is none, or if a part of the
+    index is missing or damaged; StoppedError soon after `stopped` is set.
+    """
+    index = Manifest.parse(manifest, f"{folder}/manifest.json").index
+    (root / "index").mkdir(parents=True, exist_ok=True)
+    LocalFolder(root / "index").sweep(None)
+    for name, sha256 in index.items():
+        if not (root / "index" / name).exists():
+            with replacing(root / "index" / name) as path:
+                folder.download(f"index/{name}", path, sha256=sha256, stopped=stopped)
+    write_bytes(root / "manifest.json", manifest)
 
 
 def _bytes(found: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

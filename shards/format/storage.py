@@ -1,25 +1,44 @@
-"""Nothing is half written: files appear under their name only when they are whole and on the disk."""
+"""A folder, on a disk or at a URL. Nothing is half written: files appear under their name only when they are whole."""
 
+import asyncio
+import errno
 import hashlib
+import logging
 import os
+import random
 import shutil
 import tempfile
-from collections.abc import Container, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+import time
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from shards.errors import InputError
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial-"
 """what a temporary name begins with; a file of that name is what a killed run left"""
 
+TRIES = 6
+FIRST_PAUSE = 1.0
+"""seconds before the second try, give or take a half; each later pause is twice as long, 31 s in all"""
+STALLED = 60.0
+"""seconds without a byte after which a transfer is given up"""
+_AT_ONCE = 128
+"""files, or parts of them, that are asked of a server at a time"""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TRANSIENT = {408, 425, 429}
+"""HTTP status codes 4xx that may be gone at the next try"""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; on success it is flushed and takes the name `path`, else it goes.
+    """Yield a temporary path in the same folder; on success it is flushed and takes the name `path`, else it goes.
 
     The temporary name keeps the extension, because Pillow chooses the format by it.
     """
@@ -34,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes `data` to `path`, whole or not at all."""
+    """Write `data` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -44,64 +63,19 @@ T = TypeVar("T")
 Piece = tuple[str, int, int]
 """name of a file, offset and size in bytes"""
 
-AT_ONCE = 128
-"""files, or parts of them, that are asked of a server at a time"""
-
-
-class Folder(Hashable, Protocol):
-    """Names are paths inside the folder. Small enough to be sent to another process or machine.
-
-    All raise InputError or OSError where the folder cannot be reached or a file is not there.
-    """
-
-    @property
-    def name(self) -> str:
-        """The folder's own, without what it lies in."""
-
-    def exists(self, name: str) -> bool: ...
-
-    def names(self, inside: str = "") -> set[str]:
-        """The names of the files right in the folder `inside`; none if there is no such folder."""
-
-    def read(self, name: str) -> bytes: ...
-
-    def each(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Whole files, in the order in which they are asked for."""
-
-    def pieces(self, places: Sequence[Piece]) -> Iterator[bytes]:
-        """Parts of files, in the order in which they are asked for."""
-
-    def sha256(self, name: str) -> str | None:
-        """The digest of a file, in hexadecimal; None if it is not there."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all."""
-
-    def filling(self) -> AbstractContextManager[Path]:
-        """A folder on this machine's disk; what is in it when the context ends is in this one then, manifest last."""
-
-    def remove(self, inside: str) -> None:
-        """Removes the folder `inside` with all that is in it, if it is there."""
-
-    def sweep(self, stems: Container[str] | None) -> None:
-        """Removes what killed runs left half written: of files with these stems, or of all."""
-
 
 def is_url(where: str | Path) -> bool:
     """Whether `where` is a URL. A URL must not become a Path, which makes one slash of two."""
     return "://" in str(where)
 
 
-def folder_at(where: str | Path) -> Folder:
-    """The folder at a path or URL."""
-    if is_url(where) and not str(where).startswith("file://"):
-        return RemoteFolder(str(where).rstrip("/"))
-    return LocalFolder(Path(str(where).removeprefix("file://")))
-
-
 @dataclass(frozen=True)
 class LocalFolder:
-    """A folder on a disk, be it one that other machines mount too."""
+    """A folder on a disk, be it one that other machines mount too.
+
+    As in a RemoteFolder, names are paths inside the folder, and all methods raise InputError or OSError where it cannot
+    be reached or a file is not there. Both are small enough to be sent to another process or machine.
+    """
 
     path: Path
 
@@ -110,12 +84,14 @@ class LocalFolder:
 
     @property
     def name(self) -> str:
+        """The folder's own name, without what it lies in."""
         return self.path.resolve().name
 
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
     def names(self, inside: str = "") -> set[str]:
+        """Return the names of the files right in the folder `inside`; none if there is no such folder."""
         folder = self.path / inside
         return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
 
@@ -123,10 +99,11 @@ class LocalFolder:
         return (self.path / name).read_bytes()
 
     def each(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Yield whole files, in the order in which they are asked for."""
         return map(self.read, names)
 
     def pieces(self, places: Sequence[Piece]) -> Iterator[bytes]:
-        """A file is opened once for all parts of it that follow each other."""
+        """Yield parts of files in the order of `places`; a file is opened once for all that follow each other in it."""
         for name, parts in groupby(places, key=lambda place: place[0]):
             with (self.path / name).open("rb") as file:
                 for _, offset, size in parts:
@@ -134,34 +111,49 @@ class LocalFolder:
                     yield file.read(size)
 
     def sha256(self, name: str) -> str | None:
+        """Return the digest of a file, in hexadecimal; None if it is not there."""
         if not self.exists(name):
             return None
         with (self.path / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path / name, data)
 
     @contextmanager
     def filling(self) -> Iterator[Path]:
-        """The folder itself: whoever fills it writes whole files."""
+        """Yield the folder itself: whoever fills it writes whole files."""
         self.path.mkdir(parents=True, exist_ok=True)
         yield self.path
 
     def remove(self, inside: str) -> None:
+        """Remove the folder `inside` with all that is in it, if it is there."""
         shutil.rmtree(self.path / inside, ignore_errors=True)
 
     def sweep(self, stems: Container[str] | None) -> None:
+        """Remove what killed runs left half written: of files with these stems, or of all."""
         for path in self.path.rglob(f"{PARTIAL}*"):
             stem, *_ = path.name.removeprefix(PARTIAL).rsplit(".", 2)
             if stems is None or stem in stems:
                 path.unlink(missing_ok=True)
 
 
+class StoppedError(Exception):
+    """Whoever asked for a download no longer wants it."""
+
+
+class _WrongError(Exception):
+    """A file came, and is not what it should be."""
+
+
 @dataclass(frozen=True)
 class RemoteFolder:
-    """A folder at a URL, with the credentials that fsspec is configured with. A file appears when it is whole."""
+    """A folder at a URL of any protocol that fsspec knows, with the credentials that fsspec is configured with.
+
+    For any number of threads. The methods of both kinds of folder are explained at LocalFolder.
+    """
 
     url: str
 
@@ -213,13 +205,12 @@ class RemoteFolder:
 
     @contextmanager
     def filling(self) -> Iterator[Path]:
-        """A temporary folder, whose files are then uploaded."""
+        """Yield a temporary folder, whose files are then uploaded, the manifest last."""
         with tempfile.TemporaryDirectory(prefix="sluice-") as temporary:
             yield Path(temporary)
             found = sorted(path for path in Path(temporary).rglob("*") if path.is_file())
             for local in sorted(found, key=lambda path: path.name == "manifest.json"):
-                name = local.relative_to(temporary).as_posix()
-                with self._asked(name) as (files, path):
+                with self._asked(local.relative_to(temporary).as_posix()) as (files, path):
                     files.put_file(str(local), path)
 
     def remove(self, inside: str) -> None:
@@ -228,24 +219,161 @@ class RemoteFolder:
                 files.rm(path, recursive=True)
 
     def sweep(self, stems: Container[str] | None) -> None:
-        """Nothing is ever half written here."""
+        """Do nothing: a file at a URL is never half written."""
+
+    def download(
+        self,
+        name: str,
+        path: Path,
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        """Write the file `name` to `path`, whole, of `size` bytes and with the digest `sha256` where these are given.
+
+        Tries again what may be gone at the next try. Raises InputError if there is no such file or no permission, if
+        the disk is full, or if TRIES tries have failed; StoppedError soon after `stopped` is set. What is at `path`
+        then is of no use.
+        """
+        url, stopped = f"{self.url}/{name}", stopped or threading.Event()
+        for attempt in range(1, TRIES + 1):
+            try:
+                files, source = self._located(name)
+                if files.async_impl:
+                    from fsspec.asyn import sync
+
+                    sync(files.loop, _watched, files, source, path, size, stopped)
+                else:
+                    files.get_file(source, str(path))
+                _check(path, size, sha256)
+                return
+            except StoppedError:
+                raise
+            except Exception as error:
+                if lasting := _lasting(error, url, path):
+                    raise InputError(lasting) from error
+                if attempt == TRIES:
+                    advice = "Check the connection and start again; what has been downloaded is kept."
+                    if isinstance(error, _WrongError):
+                        advice = "If it has changed there, start again; else copy it there again."
+                    raise InputError(f"{url}: {_told(error)}, the last of {TRIES} tries. {advice}") from error
+                # With chance in it: ranks that failed together should not come back together.
+                pause = FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+                log.warning("%s: %s; try %d of %d in %.1f s", url, _told(error), attempt + 1, TRIES, pause)
+            if stopped.wait(pause):
+                raise StoppedError
 
     @contextmanager
     def _asked(self, name: str = "") -> Iterator[tuple[Any, str]]:
-        """The file system and the path of `name` in it; what fails is told with the URL."""
-        import fsspec  # 60 ms, which those who stay on the disk are spared
-
-        where = f"{self.url}/{name}".rstrip("/")
+        """Yield what `_located` returns, and turn all that fails meanwhile into InputError."""
         try:
-            files, path = fsspec.url_to_fs(where)
-            files.invalidate_cache()  # listings, which other machines change
-            yield files, path.rstrip("/")
-        except FileNotFoundError as error:
-            raise InputError(f"{where}: not found ({error}).") from error
+            yield self._located(name)
         except Exception as error:  # of as many kinds as there are protocols
-            told = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{where}: {told}. Check the URL, credentials and connection.") from error
+            url = f"{self.url}/{name}".rstrip("/")
+            told = _lasting(error, url) or f"{url}: {_told(error)}. Check the URL, credentials and connection."
+            raise InputError(told) from error
+
+    def _located(self, name: str) -> tuple[Any, str]:
+        """Return fsspec's file system, which all threads share, and the path of `name` in it."""
+        import fsspec  # slowly; those who stay on the disk do without
+
+        options: dict[str, Any] = {}
+        if self.url.startswith(("http://", "https://")):
+            import aiohttp
+
+            # Without its own limit of 300 s for a whole file: a large tar on a slow line needs longer.
+            options["timeout"] = aiohttp.ClientTimeout(sock_connect=30, sock_read=300)
+        files, path = fsspec.url_to_fs(f"{self.url}/{name}".rstrip("/"), **options)
+        files.invalidate_cache()  # listings, which other machines change
+        return files, path.rstrip("/")
+
+
+Folder = LocalFolder | RemoteFolder
+
+
+def folder_at(where: str | Path) -> Folder:
+    """Return the folder at a path or URL."""
+    if is_url(where) and not str(where).startswith("file://"):
+        return RemoteFolder(str(where).rstrip("/"))
+    return LocalFolder(Path(str(where).removeprefix("file://")))
 
 
 def _together(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))
+    return (items[first : first + _AT_ONCE] for first in range(0, len(items), _AT_ONCE))
+
+
+async def _watched(files: Any, source: str, path: Path, size: int | None, stopped: threading.Event) -> None:
+    """Download on fsspec's event loop, which only this can end early. Timeouts are each protocol's own, or absent."""
+    transfer = asyncio.ensure_future(files._get_file(source, str(path)))
+    written, since = _written(path), time.monotonic()
+    why: Exception | None = None
+    while not transfer.done():
+        await asyncio.wait([transfer], timeout=0.1)
+        if written != (written := _written(path)):
+            since = time.monotonic()
+        if stopped.is_set():
+            why = StoppedError()
+        elif time.monotonic() - since > STALLED:
+            why = ConnectionError(f"no byte came for {STALLED:g} s")
+        elif size is not None and written[0] > size:
+            why = _WrongError(f"more than the {size:,} bytes that the manifest says")
+        if why:
+            transfer.cancel()
+            await asyncio.wait([transfer])  # it has the file open until then
+            raise why
+    transfer.result()
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """Return size and time of the last write, which is what moves where a file has its full size from the beginning."""
+    with suppress(FileNotFoundError):
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+    return 0, 0
+
+
+def _check(path: Path, size: int | None, sha256: str | None) -> None:
+    found = path.stat().st_size
+    if size is not None and found != size:
+        raise _WrongError(f"{found:,} bytes came where the manifest says {size:,}")
+    if sha256 is not None and LocalFolder(path.parent).sha256(path.name) != sha256:
+        raise _WrongError("its digest is not the one in the manifest (sha256)")
+
+
+def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None:
+    """Return what to tell of an error that another try would meet again; None of one that may pass.
+
+    path: where a download was written to.
+    """
+    status = _status(error)
+    if isinstance(error, ImportError):
+        return f"{url}: a package is missing: {error}."
+    if path and isinstance(error, OSError) and error.errno in _FULL:
+        return (
+            f"{path.parent}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, lower "
+            "--cache-limit, or use another disk: --cache-dir or TMPDIR."
+        )
+    if isinstance(error, FileNotFoundError):
+        return f"{url}: not found. Check the URL, and that all of the data set is there."
+    if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in type(error).__name__:
+        return (
+            f"{url}: no permission ({_told(error)}). Set credentials as the service's own tools read them, or in "
+            "~/.config/fsspec. Some services answer so too where there is no such file."
+        )
+    refused = status is not None and 400 <= status < 500 and status not in _TRANSIENT
+    if refused or isinstance(error, ValueError) or "Validation" in type(error).__name__:  # botocore, of a bucket's name
+        return f"{url}: {_told(error)}. Check the URL."
+    return None
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status code that an error of aiohttp or gcsfs is about."""
+    status = error.status if hasattr(error, "status") else getattr(error, "code", None)  # aiohttp's has both
+    return status if isinstance(status, int) else None
+
+
+def _told(error: Exception) -> str:
+    if status := _status(error):
+        return f"the server answered {status}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shards.build.run import RunConfig, run_units
-from shards.format.dataset import Contents, Dataset, reading
+from shards.format.dataset import Contents, Dataset, open_dataset
 from shards.format.images import BadImage, Size, checked
 from shards.format.manifest import Manifest, Shard, StoredComponent
 from shards.format.schema import BY_NAME, SHARED_TAR
@@ -35,7 +35,7 @@ def verify(folder: Folder, engine: RunConfig) -> list[Problem]:
     ]
     if problems:
         return problems
-    with reading(folder) as dataset:
+    with open_dataset(folder) as dataset:
         units = [_Check(dataset.contents(number), manifest.image_size) for number in range(len(manifest.shards))]
         found = run_units(_Check.problems, units, engine, total=manifest.samples)
         return [problem for shard in found for problem in shard] + _check_shared(dataset)
