@@ -20,10 +20,10 @@ from pipeline.batch import Batch
 from pipeline.cache import Caching
 from pipeline.config import LoaderConfig as LoaderConfig
 from pipeline.decode import Decode, candidates
+from pipeline.downloads import Downloads
 from pipeline.make import BatchMaker
 from pipeline.order import Order, Windows
 from pipeline.reader import LocalTars, Reader
-from pipeline.remote import Downloads
 from pipeline.stats import Stats as Stats
 from shards.errors import InputError
 from shards.format.dataset import Dataset

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.remote import Downloads
-from pipeline.store import locked
+from pipeline.downloads import Downloads, locked
 
 ROOT = Path(__file__).parent.parent
 FIRST = "shard-000000.tar"
@@ -19,7 +18,7 @@ _OPENER = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pipeline.remote import Downloads
+from pipeline.downloads import Downloads
 from shards.errors import report_errors
 url, folder, limit, *numbers = sys.argv[1:]
 

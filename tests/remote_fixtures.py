@@ -7,8 +7,8 @@ import pytest
 from downloading import ROOMY, Start
 from servers import Server, http_server, s3_bucket
 
-from pipeline import origin
-from pipeline.remote import Downloads
+from pipeline.downloads import Downloads
+from shards.format import storage
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def server(dataset: Path) -> Iterator[Server]:
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts Downloads, impatient ones, into one folder, and closes them in the end."""
-    monkeypatch.setattr(origin, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(origin, "STALLED", 0.3)
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(storage, "STALLED", 0.3)
     started = []
 
     def start(url: str, limit: int = ROOMY) -> Downloads:

@@ -11,8 +11,9 @@ import pytest
 from downloading import FIRST, ROOMY, Start, content, hidden, opener, shard_bytes, tars, until
 from servers import Server
 
-from pipeline import origin, remote
+from pipeline.downloads import THREADS
 from shards.errors import InputError
+from shards.format import storage
 
 pytest_plugins = ["remote_fixtures"]
 
@@ -104,7 +105,7 @@ def test_what_is_wanted_stays(server: Server, dataset: Path, start: Start) -> No
 def test_what_is_wanted_does_not_give_way_while_others_fill_the_room(
     server: Server, dataset: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(origin, "STALLED", 60)
+    monkeypatch.setattr(storage, "STALLED", 60)
     downloads, other = (start(server.url, limit=3 * shard_bytes(dataset)) for _ in range(2))
     folder = downloads.dataset.root.parent
     for number in (0, 1):
@@ -136,8 +137,8 @@ def test_more_than_fits_is_refused_with_what_is_needed(server: Server, dataset: 
 def test_what_is_no_longer_named_is_not_downloaded(
     server: Server, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "THREADS", 1)
-    monkeypatch.setattr(origin, "STALLED", 60)
+    monkeypatch.setattr("pipeline.downloads.THREADS", 1)
+    monkeypatch.setattr(storage, "STALLED", 60)
     downloads = start(server.url)
     server.fail(FIRST, "stall")
     downloads.prefetch([0, 1, 2])
@@ -149,7 +150,7 @@ def test_what_is_no_longer_named_is_not_downloaded(
 
 
 def test_close_gives_up_what_is_under_way(server: Server, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "STALLED", 60)
+    monkeypatch.setattr(storage, "STALLED", 60)
 
     def ours() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("download-")]
@@ -161,7 +162,7 @@ def test_close_gives_up_what_is_under_way(server: Server, start: Start, monkeypa
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(downloads.open, 1)
         until(lambda: server.asked[FIRST] and server.asked["shard-000001.tar"])
-        assert len(ours()) == remote.THREADS
+        assert len(ours()) == THREADS
         downloads.close()
         assert not ours()
         downloads.close()

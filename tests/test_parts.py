@@ -11,6 +11,7 @@ from test_interruption import command
 
 from shards.build.build import BuildConfig, build, merge
 from shards.errors import InputError
+from shards.format import storage
 from shards.format.dataset import open_dataset
 from shards.format.images import LeftOut
 from shards.format.manifest import Encoding, Manifest, Statistics
@@ -146,7 +147,8 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
 
 
-def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str) -> None:
+def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
     out = folder_at(f"{bucket}/damaged")
     build(work, out, ONE_WORKER)
     files, root = fsspec.url_to_fs(str(out), skip_instance_cache=True)

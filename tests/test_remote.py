@@ -17,9 +17,9 @@ from downloading import FIRST, ROOMY, ROOT, Start, content, hidden, opener, tars
 from servers import Server, http_server, s3_bucket
 from small_data import flip
 
-from pipeline import origin
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
+from shards.format import storage
 from shards.format.dataset import Dataset
 from shards.format.storage import is_url
 
@@ -106,7 +106,7 @@ def test_what_never_comes_right_is_an_error_and_never_a_file(
     for _ in range(2):
         with pytest.raises(InputError, match=f"{server.url}/{FIRST}: .*{told}"):
             downloads.open(0)
-    assert server.asked[FIRST] == origin.TRIES
+    assert server.asked[FIRST] == storage.TRIES
     os.close(downloads.open(1))
     folder = downloads.dataset.root.parent
     assert FIRST not in tars(folder)

@@ -369,7 +369,7 @@ def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None
 
 def _status(error: Exception) -> int | None:
     """Return the HTTP status code that an error of aiohttp or gcsfs is about."""
-    status = getattr(error, "status", getattr(error, "code", None))
+    status = error.status if hasattr(error, "status") else getattr(error, "code", None)  # aiohttp's has both
     return status if isinstance(status, int) else None
 
 
