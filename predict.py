@@ -23,8 +23,9 @@ from torch.nn.functional import interpolate
 from checkpoint import Device, load_model, select_device
 from pipeline.decode import resize
 from shards.errors import InputError, report_errors
-from shards.format.depth import DepthRange
-from shards.format.images import IMAGE_SUFFIXES, save_image
+from shards.format.images import save
+from shards.format.manifest import DepthRange
+from shards.ingest.listing import IMAGES
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,7 @@ def pairs(fg_bg: Path, bg: Path) -> list[tuple[Path, Path]]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES}
 
 
 def load_image(path: Path) -> Tensor:
@@ -115,7 +116,7 @@ def main(config: PredictConfig) -> None:
         mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
         pixels = {"mask": np.uint8(mask.mul(255).round().numpy()), "depth": depth_pixels(depth, depth_range)}
         for name, values in pixels.items():
-            save_image(config.out / f"{fg_bg.stem}.{name}.png", Image.fromarray(values))
+            save(config.out / f"{fg_bg.stem}.{name}.png", Image.fromarray(values))
     print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
 
 

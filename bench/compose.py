@@ -23,9 +23,9 @@ from rich.table import Table
 
 from bench.race.watch import memory
 from bench.written import RESULTS, children_cpu, machine, markdown, replace_section
-from demo.draw import draw_data
+from shards.draw import draw_data
 from shards.errors import InputError, report_errors
-from shards.format.images import encode_image
+from shards.format.images import encoded
 from shards.ingest.compose import ComposeConfig, ComposeUnit, plan_composition
 from shards.ingest.paste import SIZE_2020
 
@@ -147,7 +147,7 @@ def _encode(size: int) -> Encoding:
     begin, cpu, done = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - begin < SECONDS:
         for image in _ready:
-            encode_image(image, "jpg", full_chroma=size < SIZE_2020)
+            encoded(image, "jpg", full_chroma=size < SIZE_2020)
         done += READY
     return Encoding(done / (time.perf_counter() - begin), (time.process_time() - cpu) / done)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from demo.draw import draw_data
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.build.build import BuildConfig, build
+from shards.build.plan import DivisionConfig
+from shards.draw import draw_data
 from shards.format.dataset import Dataset
-from shards.format.splits import DivisionConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import ComposeConfig, plan_composition
 from train import Ranks, TrainConfig, computed_in, criterion, optimise, start

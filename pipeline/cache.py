@@ -1,4 +1,4 @@
-"""What need not be decoded twice: a split's images in memory. The first epoch fills it, later ones gather from it."""
+"""What need not be decoded twice, kept in memory: a split's images, and images that many samples share."""
 
 import logging
 import math
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.memory import NoRoom, on_gpu, private, shared
+from pipeline.order import Indices
+from pipeline.reader import Encoded
 from pipeline.stats import Stopwatch
 from shards.errors import InputError
 
@@ -20,13 +22,13 @@ log = logging.getLogger(__name__)
 Caching = Literal["none", "host", "device"]
 Shape = tuple[int, int, int]
 """height, width and channels of an image"""
-Indices = NDArray[np.int64]
 
 
 class Cache:
     """Decoded images of the first `capacity` samples of a split, uint8 (capacity, H, W, C) a component.
 
-    On the host all ranks of this machine share one copy (on Linux). On a GPU each has its own.
+    The first epoch fills it, later ones gather from it. On the host all ranks of this machine share one copy (on
+    Linux). On a GPU each has its own.
     """
 
     def __init__(self, shapes: dict[str, Shape], samples: int, limit: int, device: torch.device, purpose: str) -> None:
@@ -51,8 +53,9 @@ class Cache:
     def get_or_decode(
         self, indices: Indices, decode: Callable[[Indices], dict[str, Tensor]], device: torch.device, watch: Stopwatch
     ) -> dict[str, Tensor]:
-        """The images of these samples, uint8 (N, C, H, W) on `device`; `decode` is asked for those not kept yet."""
-        kept = self._kept(indices)
+        """Return the images of these samples, uint8 (N, C, H, W) on `device`; `decode` makes those not kept yet."""
+        inside = indices < self.capacity
+        kept: NDArray[np.bool_] = inside & (self._filled[np.where(inside, indices, 0)] == 1)
         if kept.all():
             with watch.timed("gather"):
                 return {name: gathered(images, indices, device) for name, images in self._images.items()}
@@ -60,11 +63,6 @@ class Cache:
         with watch.timed("gather"):
             self._keep(indices[~kept], fresh)
             return {name: self._merged(name, indices, kept, images) for name, images in fresh.items()}
-
-    def _kept(self, indices: Indices) -> NDArray[np.bool_]:
-        inside = indices < self.capacity
-        kept: NDArray[np.bool_] = inside & (self._filled[np.where(inside, indices, 0)] == 1)
-        return kept
 
     def _keep(self, indices: Indices, images: dict[str, Tensor]) -> None:
         inside = np.flatnonzero(indices < self.capacity)
@@ -86,7 +84,7 @@ class Cache:
 def _taken(
     shapes: dict[str, Shape], capacity: int, device: torch.device, purpose: str
 ) -> tuple[NDArray[np.uint8], dict[str, Tensor]]:
-    """Which samples are filled, uint8 (capacity,), and room for their images."""
+    """Return which samples are filled, uint8 (capacity,), and room for their images."""
     sizes = [capacity * math.prod(shape) for shape in shapes.values()]
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
@@ -99,8 +97,35 @@ def _taken(
     return filled, {name: part.view(capacity, *shape) for (name, shape), part in parts}
 
 
+class Bank:
+    """The distinct images of one shared component: uint8 (K, C, H, W) on the device. `bad` are those not decodable."""
+
+    def __init__(self, encoded: Encoded, decode: Callable[[Encoded], Tensor], chunk: int) -> None:
+        """`decode` turns up to `chunk` images into uint8 (N, C, H, W); it raises ValueError if one does not decode."""
+        parts = [_decoded(encoded[i : i + chunk], decode) for i in range(0, len(encoded), chunk)]
+        flat = [image for part in parts for image in part]
+        good = next((image for image in flat if image is not None), None)
+        if good is None:
+            raise InputError(f"none of {len(flat)} shared images decodes. Check with `python -m shards verify`.")
+        self.bad = frozenset(i for i, image in enumerate(flat) if image is None)
+        images = torch.stack([good if image is None else image for image in flat])
+        self._images = images.permute(0, 2, 3, 1).contiguous()
+
+    def gather(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Return the images of these numbers (N,), uint8 (N, C, H, W)."""
+        return gathered(self._images, numbers, self._images.device)
+
+
+def _decoded(encoded: Encoded, decode: Callable[[Encoded], Tensor]) -> list[Tensor | None]:
+    """Decode together, and one by one only if that fails."""
+    try:
+        return list(decode(encoded))
+    except ValueError:
+        return [None] if len(encoded) == 1 else [one for image in encoded for one in _decoded([image], decode)]
+
+
 def gathered(images: Tensor, numbers: NDArray[np.int64], device: torch.device) -> Tensor:
-    """The images of these numbers (N,) out of (K, H, W, C), as (N, C, H, W) on `device`: one copy, or one kernel."""
+    """Return images (K, H, W, C) of these numbers (N,), as (N, C, H, W) on `device`: one copy, or one kernel."""
     index = torch.from_numpy(numbers).to(images.device, non_blocking=True)
     if images.device == device:
         return images.index_select(0, index).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Loader: the batches of a split, in a fixed order, made ahead on several threads; resumable to the batch."""
+"""Loader: the batches of a split in their order, made ahead on several threads; resumable to the batch."""
 
 import itertools
 import logging
@@ -17,17 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.batch import Batch
+from pipeline.batches import BatchMaker
 from pipeline.cache import Caching
 from pipeline.config import LoaderConfig as LoaderConfig
 from pipeline.decode import Decode, candidates
 from pipeline.downloads import Downloads
-from pipeline.make import BatchMaker
 from pipeline.order import Order, Windows
-from pipeline.reader import LocalTars, Reader
+from pipeline.reader import Reader, local_tars
 from pipeline.stats import Stats as Stats
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.storage import is_url
+from shards.machine import cpu_count
 
 log = logging.getLogger(__name__)
 
@@ -44,27 +45,34 @@ class Loader:
     ) -> None:
         """Raises InputError if the data set or a file of it is missing, or if the split is too small for the ranks."""
         self.config, self.rank, self.device = config, rank, torch.device(device)
-        self._threads = config.num_threads or _cores()
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._threads = config.num_threads or max(1, cpu_count() // ranks_here)
         self._epoch = self._step = 0
-        self._expected: list[int] = []
+        self._needed: list[int] = []
         self._iteration: object = None
         self._resumed = True
         with ExitStack() as closing:
             self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
-            self._downloads = _downloads(config, closing) if is_url(config.data) else None
+            self._downloads: Downloads | None = None
+            if is_url(config.data):
+                self._downloads = Downloads(str(config.data), config.cache_dir.expanduser(), config.cache_limit << 20)
+                closing.callback(self._downloads.close)
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
-            _refuse_incomplete(self.dataset, config)
-            self._reader = Reader(self._downloads or LocalTars(self.dataset))
+            if "depth" not in self.dataset.manifest.components:
+                how = f"Add it with `python -m shards depth {config.data} OUT`."
+                raise InputError(f"{config.data}: has no depth yet. {how}")
+            self._reader = Reader(self._downloads.open if self._downloads else local_tars(self.dataset))
             self.order = _order(config, self.dataset, world_size)
             if self._downloads:
-                self._downloads.check_room(2 * config.shuffle_window or len(self._all_shards()))
+                self._shards = np.flatnonzero(_samples_by_shard(self.dataset, config.split)).tolist()
+                self._downloads.check_room(2 * config.shuffle_window or len(self._shards))
             self.decode = self._chosen()
             self._maker = self._make_maker(self.decode, config.cache)
             self._closing = closing.pop_all()
-        self._began, self._handed_over, self._waited = time.perf_counter(), [0, 0], 0.0
+        self._began, self._batches, self._samples, self._waited = time.perf_counter(), 0, 0, 0.0
 
     def _chosen(self) -> Decode:
-        """The decoder that is asked for; for `auto` the one that makes the first batches fastest."""
+        """Return the decoder that is asked for; for `auto` the one that makes the first batches fastest."""
         able = candidates(self.config.decode, self.device)
         if len(able) == 1:
             return able[0]
@@ -75,7 +83,7 @@ class Loader:
         return best
 
     def _rate(self, decode: Decode) -> float:
-        """Samples a second while the first batches are made a second time."""
+        """Return the samples a second while the first batches are made a second time."""
         maker, steps = self._make_maker(decode, "none"), range(min(len(self), self._threads * self.config.prefetch))
         for _ in range(2):
             begin = time.perf_counter()
@@ -96,12 +104,12 @@ class Loader:
         if not self._resumed:
             self._epoch, self._step = self._epoch + 1, 0
         self._resumed, self._iteration = False, object()
-        return self._batches(self._epoch, self._step, self._iteration)
+        return self._iterate(self._epoch, self._step, self._iteration)
 
-    def _batches(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
-        steps, ahead = iter(range(first, len(self))), self._threads * self.config.prefetch
-        self._expect()
-        futures = deque(self._submit(epoch, step) for step in itertools.islice(steps, ahead))
+    def _iterate(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
+        self._request_shards()
+        begun = (self._pool.submit(self._maker.make, epoch, step, self.rank) for step in range(first, len(self)))
+        futures = deque(itertools.islice(begun, self._threads * self.config.prefetch))
         try:
             while futures:
                 if iteration is not self._iteration:
@@ -109,45 +117,40 @@ class Loader:
                 batch = self._waited_for(futures.popleft())
                 self._step += 1
                 if futures:
-                    self._expect()
-                futures.extend(self._submit(epoch, step) for step in itertools.islice(steps, 1))
+                    self._request_shards()
+                futures.extend(itertools.islice(begun, 1))
                 yield batch
         finally:
             for future in futures:
                 future.cancel()
 
-    def _submit(self, epoch: int, step: int) -> "Future[Batch]":
-        return self._pool.submit(self._maker.make, epoch, step, self.rank)
-
     def _waited_for(self, future: "Future[Batch]") -> Batch:
         begin = time.perf_counter()
         batch = future.result()
         self._waited += time.perf_counter() - begin
-        self._handed_over[0] += 1
-        self._handed_over[1] += len(batch.index)
-        if self.device.type == "cuda":
-            _hand_over(batch)
+        self._batches += 1
+        self._samples += len(batch.index)
+        for tensor in batch:  # its memory on CUDA is not to be used again before the trainer is done with it
+            if tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return batch
 
-    def _expect(self) -> None:
-        """Has those shards downloaded that the batches from here on need."""
+    def _request_shards(self) -> None:
+        """Have those shards downloaded that the batches from here on need."""
         if self._downloads:
             windows = self.order.windows
-            needed = windows.ahead(self._epoch, self.order.bounds(self._step)[0]) if windows else self._all_shards()
-            if needed != self._expected:
+            needed = windows.ahead(self._epoch, self.order.bounds(self._step)[0]) if windows else self._shards
+            if needed != self._needed:
                 self._downloads.prefetch(needed)
                 self._reader.keep(needed)
-                self._expected = needed
-
-    def _all_shards(self) -> list[int]:
-        return np.flatnonzero(_samples_by_shard(self.dataset, self.config.split)).tolist()
+                self._needed = needed
 
     @property
     def stats(self) -> Stats:
         """What was done since the loader was made."""
         return Stats(
-            batches=self._handed_over[0],
-            samples=self._handed_over[1],
+            batches=self._batches,
+            samples=self._samples,
             waited=self._waited,
             bad=len(self._maker.bad),
             seconds=time.perf_counter() - self._began,
@@ -156,7 +159,7 @@ class Loader:
         )
 
     def weight(self, batch: Batch) -> float:
-        """What the mean over the batch handed over last counts in the mean of the ranks' means: 1 but for odd rests."""
+        """Return what the mean over the last batch counts in the mean of the ranks' means: 1 but for odd rests."""
         begin, end = self.order.bounds(self._step - 1)
         return len(batch.index) * self.order.world_size / (end - begin)
 
@@ -166,12 +169,12 @@ class Loader:
         return self._epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader is, in integers and names: samples handed over count, those decoded ahead do not."""
+        """Return where the loader is, in integers and names: samples handed over count, those made ahead do not."""
         seen = self.order.bounds(self._step - 1)[1] if self._step else 0
         return {"epoch": self._epoch, "seen": seen, "decode": self.decode, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next iteration goes on from there, on any number of ranks, with the same global batches.
+        """Have the next iteration go on from there, on any number of ranks, with the same global batches.
 
         With decode=auto it also goes on with the decoder of then, so that the pixels are the same, if it is to be had.
         Raises InputError if the state is of other data, another order or other batches.
@@ -191,19 +194,12 @@ class Loader:
             self._maker = self._make_maker(then, self.config.cache)
 
     def _identity(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "data": self.dataset.manifest.made_from,
-            "split": config.split,
-            "samples": self.order.samples,
-            "batch_size": config.batch_size,
-            "shuffle": config.shuffle,
-            "seed": config.seed,
-            "shuffle_window": config.shuffle_window,
-        }
+        named = ("split", "batch_size", "shuffle", "seed", "shuffle_window")
+        of_config = {name: getattr(self.config, name) for name in named}
+        return {"data": self.dataset.manifest.made_from, **of_config, "samples": self.order.samples}
 
     def close(self) -> None:
-        """Ends the threads, and the downloads. The loader cannot be used afterwards."""
+        """End the threads, and the downloads. The loader cannot be used afterwards."""
         self._iteration = None
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._closing.close()
@@ -215,49 +211,27 @@ class Loader:
         self.close()
 
 
-def _hand_over(batch: Batch) -> None:
-    """Keeps a batch's memory on CUDA from being used again before what the trainer has begun with it is done."""
-    for tensor in batch:
-        if tensor.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(tensor.device))
-
-
-def _refuse_incomplete(dataset: Dataset, config: LoaderConfig) -> None:
-    if "depth" not in dataset.manifest.components:
-        raise InputError(f"{config.data}: has no depth yet. Add it with `python -m shards depth {config.data} OUT`.")
-
-
-def _downloads(config: LoaderConfig, closing: ExitStack) -> Downloads:
-    downloads = Downloads(str(config.data), config.cache_dir.expanduser(), config.cache_limit << 20)
-    closing.callback(downloads.close)
-    return downloads
-
-
-def _order(config: LoaderConfig, dataset: Dataset, world_size: int) -> Order:
-    windows = None
-    if config.shuffle_window:
-        counts = _samples_by_shard(dataset, config.split)
-        windows = Windows(counts, config.shuffle_window, seed=config.seed, shuffle=config.shuffle)
-    try:
-        return Order(
-            samples=len(dataset.split(config.split)),
-            batch_size=config.batch_size,
-            world_size=world_size,
-            seed=config.seed,
-            shuffle=config.shuffle,
-            windows=windows,
-        )
-    except ValueError as error:
-        raise InputError(f"{config.data}, split {config.split!r}: {error}") from None
-
-
 def _samples_by_shard(dataset: Dataset, split: str) -> NDArray[np.int64]:
-    """How many samples of the split are in each shard (S,)."""
+    """Return how many samples of the split are in each shard (S,)."""
     rows = dataset.split(split)
     ends = np.searchsorted(rows, dataset.first_row.astype(rows.dtype))  # of another type, all rows would be copied
     return np.diff(ends)
 
 
-def _cores() -> int:
-    """Cores for this rank, where torchrun started several on this machine."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def _order(config: LoaderConfig, dataset: Dataset, world_size: int) -> Order:
+    seed, shuffle, windows = config.seed, config.shuffle, None
+    if config.shuffle_window:
+        counts = _samples_by_shard(dataset, config.split)
+        windows = Windows(counts, config.shuffle_window, seed=seed, shuffle=shuffle)
+    samples = len(dataset.split(config.split))
+    try:
+        return Order(
+            samples=samples,
+            batch_size=config.batch_size,
+            world_size=world_size,
+            seed=seed,
+            shuffle=shuffle,
+            windows=windows,
+        )
+    except ValueError as error:
+        raise InputError(f"{config.data}, split {config.split!r}: {error}") from None

@@ -12,10 +12,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+Indices = NDArray[np.int64]
+"""int64 (N,): numbers of samples within their split, or places in the order of an epoch"""
 
 CHUNK = 4096
-"""Successive places of the order that are computed together: so many take hardly longer than one batch's."""
+"""places of the order that are computed together: so many take hardly longer than one batch's"""
 _ROUNDS = 6
 
 
@@ -26,7 +27,7 @@ class Windows:
     few integers a shard.
     """
 
-    def __init__(self, counts: Integers, width: int, *, seed: int, shuffle: bool) -> None:
+    def __init__(self, counts: NDArray[np.int64], width: int, *, seed: int, shuffle: bool) -> None:
         """`counts`: samples of the split in each shard (S,), its samples numbered shard by shard. `width`: in shards.
 
         Shards without samples of the split are in no window. Without `shuffle` the samples come as they are numbered,
@@ -37,7 +38,7 @@ class Windows:
         self._first = np.cumsum(self._counts) - self._counts
         self._shards = lru_cache(maxsize=2)(self._shards_of)
 
-    def indices(self, epoch: int, positions: Integers) -> Integers:
+    def indices(self, epoch: int, positions: Indices) -> Indices:
         """Return which samples of the split stand at these places of the epoch's order, int64 (N,)."""
         if not self._shuffle:
             return positions
@@ -61,10 +62,10 @@ class Windows:
             after = self._shards(epoch + 1)[0][: self._width]
         return list(dict.fromkeys(self._numbers[np.concatenate([here, after])].tolist()))
 
-    def _windows(self, begins: Integers, positions: Integers) -> Integers:
+    def _windows(self, begins: Indices, positions: Indices) -> Indices:
         return np.searchsorted(begins[: -1 : self._width], positions, side="right") - 1
 
-    def _shards_of(self, epoch: int) -> tuple[Integers, Integers]:
+    def _shards_of(self, epoch: int) -> tuple[Indices, Indices]:
         """Return the epoch's shards in order (S,), and where in it each begins and the last one ends (S + 1,)."""
         shards = np.arange(len(self._counts))
         if self._shuffle:
@@ -109,13 +110,13 @@ class Order:
         begin = step * self.batch_size
         return begin, self.samples if step == self.steps - 1 else begin + self.batch_size
 
-    def positions(self, step: int, rank: int) -> Integers:
+    def positions(self, step: int, rank: int) -> Indices:
         """Return the places in the epoch's order of the samples that `rank` has at `step`, int64 (N,)."""
         begin, end = self.bounds(step)
         share = [begin + (end - begin) * r // self.world_size for r in (rank, rank + 1)]
         return np.arange(*share)
 
-    def indices(self, epoch: int, positions: Integers) -> Integers:
+    def indices(self, epoch: int, positions: Indices) -> Indices:
         """Return which samples of the split stand at these successive places of the epoch's order, int64 (N,)."""
         first, last = int(positions[0]) // CHUNK, int(positions[-1]) // CHUNK
         chunks = [_chunk(self, epoch, number) for number in range(first, last + 1)]
@@ -128,7 +129,7 @@ class Order:
 
 
 @lru_cache(maxsize=64)
-def _chunk(order: Order, epoch: int, number: int) -> Integers:
+def _chunk(order: Order, epoch: int, number: int) -> Indices:
     """Return the indices at places number * CHUNK and following."""
     positions = np.arange(number * CHUNK, min((number + 1) * CHUNK, order.samples))
     if order.windows:
@@ -136,7 +137,7 @@ def _chunk(order: Order, epoch: int, number: int) -> Integers:
     return permuted(positions, order.samples, f"{order.seed} {epoch}") if order.shuffle else positions
 
 
-def permuted(positions: Integers, length: int, key: str) -> Integers:
+def permuted(positions: Indices, length: int, key: str) -> Indices:
     """Return the values at `positions` of the permutation of range(length) that `key` chooses, int64 (N,).
 
     A Feistel network over the smallest power of two that holds `length`, applied until the value is in range (cycle

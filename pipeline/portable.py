@@ -1,7 +1,7 @@
 """Decoding without DALI: for systems that it does not exist for, and as what DALI is compared with in tests."""
 
 import io
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,18 +10,20 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.reader import Encoded
+from shards.format.manifest import StoredComponent
 
 
 class PortableDecoder:
     """Decodes with Pillow, on the host. Pillow lets go of the interpreter while it decodes, so threads help."""
 
-    def __init__(self, channels: dict[str, int], deep: Collection[str]) -> None:
-        """`deep`: those of the components that have 16 bits a value."""
-        self._modes = {name: "RGB" if count == 3 else "L" for name, count in channels.items()}
-        self._modes |= dict.fromkeys(deep, "I;16")
+    def __init__(self, components: Mapping[str, StoredComponent]) -> None:
+        self._modes = {
+            name: "I;16" if component.bits == 16 else "RGB" if component.channels == 3 else "L"
+            for name, component in components.items()
+        }
 
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """As pipeline.decode.ImageDecoder says."""
+        """See pipeline.decode.ImageDecoder."""
         return {name: self._decoded(images, self._modes[name]) for name, images in encoded.items()}
 
     def _decoded(self, images: Encoded, mode: str) -> Tensor:

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Stage = Literal["read", "decode", "resize", "gather", "transfer"]
 """from the tars (or for a remote shard to arrive); to pixels; to the batch's size; from bank and cache; to the device,
@@ -17,7 +17,7 @@ KEEPS_UP = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """What one rank's loader did, since it was made or since some moment."""
+    """What one rank's loader did since it was made, or since some moment."""
 
     batches: int
     samples: int
@@ -31,16 +31,11 @@ class Stats:
     """seconds in each stage, of all threads together"""
 
     def since(self, earlier: "Stats") -> "Stats":
-        """What was done after `earlier`."""
-        return Stats(
-            batches=self.batches - earlier.batches,
-            samples=self.samples - earlier.samples,
-            waited=self.waited - earlier.waited,
-            bad=self.bad - earlier.bad,
-            seconds=self.seconds - earlier.seconds,
-            num_threads=self.num_threads,
-            spent={stage: seconds - earlier.spent[stage] for stage, seconds in self.spent.items()},
-        )
+        """Return what was done after `earlier`."""
+        counts = ("batches", "samples", "waited", "bad", "seconds")
+        done: dict[str, Any] = {name: getattr(self, name) - getattr(earlier, name) for name in counts}
+        spent = {stage: seconds - earlier.spent[stage] for stage, seconds in self.spent.items()}
+        return replace(self, spent=spent, **done)
 
     @property
     def samples_per_second(self) -> float:
@@ -68,7 +63,7 @@ class Stats:
 
 
 class Stopwatch:
-    """Adds up the seconds that several threads spend in each stage."""
+    """Add up the seconds that several threads spend in each stage."""
 
     def __init__(self) -> None:
         self._spent: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
@@ -82,6 +77,7 @@ class Stopwatch:
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
+        """Count the seconds in which the context is entered as spent in `stage`."""
         begin = time.perf_counter()
         try:
             yield

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.draw import draw_data
-from shards.draw import draw_cutout, draw_room
+from shards.draw import draw_cutout, draw_data, draw_room
 from shards.draw.boxes import Box, Camera, depth_of, meet, placed, view
 from shards.draw.rooms import FAR, NEAR, plan_room
 from shards.draw.surfaces import Material, plain

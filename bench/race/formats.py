@@ -17,10 +17,10 @@ from PIL import Image
 
 from bench.race.contenders import SHAPES, SIZE
 from shards.build.build import BuildConfig, build
+from shards.build.plan import DivisionConfig
 from shards.errors import InputError, report_errors
 from shards.format.dataset import Dataset, Locations
 from shards.format.schema import BY_NAME, sample_key
-from shards.format.splits import DivisionConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.convert import ConvertConfig, plan_conversion
 

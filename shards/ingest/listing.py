@@ -361,3 +361,6 @@ class Listing:
 
 def _storable(key: str) -> bool:
     return key.isprintable() and len(key.encode()) <= LONGEST_KEY
+
+
+IMAGES = IMAGE_SUFFIXES  # until its users are renamed
