@@ -77,10 +77,8 @@ def load_pair(fg_bg: Path, bg: Path) -> tuple[Tensor, Tensor]:
     """Return both images. Raises InputError if they are not of the same size."""
     one, other = load_image(fg_bg), load_image(bg)
     if one.shape != other.shape:
-        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (one, other)]
-        raise InputError(
-            f"{fg_bg} has {sizes[0]} pixels and its background {bg} {sizes[1]}; they must show the same view."
-        )
+        size, found = (f"{image.shape[1]}x{image.shape[0]}" for image in (one, other))
+        raise InputError(f"{fg_bg} has {size} pixels and its background {bg} {found}; they must show the same view.")
     return one, other
 
 

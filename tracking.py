@@ -101,9 +101,8 @@ class Report:
         """
         mask, depth = losses.tolist()
         if not math.isfinite(mask + depth):
-            raise InputError(
-                f"the loss at step {step} is {mask + depth}. Try a lower --learning-rate, or --precision fp32."
-            )
+            said = f"the loss at step {step} is {mask + depth}"
+            raise InputError(f"{said}. Try a lower --learning-rate, or --precision fp32.")
         numbers = {"loss": mask + depth, "mask_loss": mask, "depth_loss": depth, "learning_rate": learning_rate}
         rates = {"samples_per_second": stats.samples_per_second * self._world_size}
         busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from checkpoint import Architecture, Device, Training, make_model, select_device
 from evaluate import evaluate
 from model.losses import depth_loss, mask_loss
-from model.unet import Prediction, UNetConfig
+from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError, report_errors
@@ -154,33 +154,26 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    )
+    groups = {"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(list(groups))
     fp16 = autocast_dtype(config.precision, ranks.device) == torch.float16
     return Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
 
 
-Criterion = Callable[[Prediction, Batch], Tensor]
-"""A function of a prediction and its batch to the losses of mask and depth, float32 (2,)."""
+def optimise(training: Training, network: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
+    """Make one optimiser step on a batch. Return its losses of mask and depth, detached, float32 (2,).
 
-
-def criterion(config: TrainConfig) -> Criterion:
-    """Return the losses that the configuration names."""
-    mask, depth = mask_loss(config.mask_loss), depth_loss(config.depth_loss)
-    return lambda prediction, batch: torch.stack([mask(prediction, batch.mask), depth(prediction, batch.depth)])
-
-
-def optimise(
-    training: Training, network: nn.Module, batch: Batch, losses_of: Criterion, dtype: torch.dtype, grad_clip: float
-) -> Tensor:
-    """Make one optimiser step on one batch; return its losses, detached. `network` is the model, or DDP around it."""
-    with torch.autocast(batch.fg_bg.device.type, dtype, enabled=dtype != torch.float32):
+    network: the model of `training`, or DDP around it.
+    """
+    device = batch.fg_bg.device
+    dtype = autocast_dtype(config.precision, device)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         prediction = network(batch.fg_bg, batch.bg)
-    losses = losses_of(prediction, batch)
+    mask, depth = mask_loss(config.mask_loss), depth_loss(config.depth_loss)
+    losses = torch.stack([mask(prediction, batch.mask), depth(prediction, batch.depth)])
     torch.autograd.backward(training.scaler.scale(losses.sum() * training.loader.weight(batch)))
     training.scaler.unscale_(training.optimizer)
-    nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
+    nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad()
@@ -197,7 +190,6 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     saved = config.to_dict() | {"depth": asdict(training.loader.dataset.manifest.depth)}
     validation = replace(config.loader, split="val", shuffle=False)
     held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
-    dtype, losses_of = autocast_dtype(config.precision, ranks.device), criterion(config)
     network = training.model if ranks.world_size == 1 else DistributedDataParallel(training.model)
     steps, losses = config.epochs * len(training.loader), list[Tensor]()
     report = Report(config.out, saved, training.step, ranks.world_size, config.wandb) if ranks.first else None
@@ -209,7 +201,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                 learning_rate = scheduled_rate(config, training.step, steps)
                 for group in training.optimizer.param_groups:
                     group["lr"] = learning_rate
-                losses.append(optimise(training, network, batch, losses_of, dtype, config.grad_clip))
+                losses.append(optimise(training, network, batch, config))
                 if training.step % config.log_every == 0:
                     if report:
                         mean = torch.stack(losses).mean(0)
@@ -219,7 +211,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                 if report and training.step % config.save_every == 0:
                     training.save(last, saved)
             of_epoch = loader.stats.since(before_epoch)
-            metrics, picture = evaluate(training.model, held_out, dtype)
+            metrics, picture = evaluate(training.model, held_out, autocast_dtype(config.precision, ranks.device))
             if report:
                 score = metrics["mask_iou"] - metrics["depth_rmse"]
                 improved = not score <= training.best  # so that one that is no number counts, and there is a best.pt
@@ -237,8 +229,7 @@ def parse_args() -> TrainConfig:
     parser.add_argument("--resume", type=Path)
     run = parser.parse_known_args()[0].resume
     default = _config_of(run) if run else tyro.MISSING_NONPROP
-    arguments = tyro.conf.OmitArgPrefixes[TrainConfig]
-    return tyro.cli(arguments, description=__doc__, default=default)
+    return tyro.cli(TrainConfig, description=__doc__, default=default, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def _config_of(run: Path) -> TrainConfig:
@@ -257,16 +248,11 @@ def main() -> None:
     with distributed(config.device) as ranks:
         if ranks.first:
             logging.getLogger("pipeline").setLevel(logging.INFO)
-            _open_run(config)
+            if not config.resume and (config.out / "checkpoints" / "last.pt").exists():
+                raise InputError(f"{config.out}: holds a run. Go on with --resume {config.out}, or name another --out.")
+            (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_bytes(config.out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
         train(config, ranks)
-
-
-def _open_run(config: TrainConfig) -> None:
-    """Make the run's folder. Raises InputError if there is a run in it that is not to be resumed."""
-    if not config.resume and (config.out / "checkpoints" / "last.pt").exists():
-        raise InputError(f"{config.out}: holds a run. Go on with --resume {config.out}, or choose another --out.")
-    (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    write_bytes(config.out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

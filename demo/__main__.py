@@ -7,9 +7,9 @@ Each step is a printed command that works just so on data of your own. An earlie
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import torch
@@ -41,13 +41,12 @@ def run(command: str) -> None:
 
 
 def zip_folders() -> None:
-    """Make one zip a folder, as the 2020 system kept them; images are not compressed again."""
+    """Make one zip a folder, as the 2020 system kept them."""
     ZIPS.mkdir(parents=True, exist_ok=True)
     for path in (ZIPS / f"{component.folder}.zip" for component in COMPONENTS):
         if not path.exists():
-            with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-                for image in sorted((FOLDERS / path.stem).rglob("*.jpg")):
-                    archive.write(image, image.relative_to(FOLDERS))
+            with replacing(path) as temporary:
+                shutil.make_archive(str(temporary.with_suffix("")), "zip", FOLDERS, path.stem)
     console.print(f"\n{ZIPS}: one zip a folder")
 
 
