@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from tyro.conf import Positional, arg
 
-from shards.build.build import BuildConfig, build, merge
+from shards.build.build import BuildConfig, build_dataset, merge
 from shards.build.run import RunConfig
 from shards.errors import InputError, report_errors
 from shards.format.dataset import open_dataset
@@ -23,23 +24,20 @@ from shards.inspect.export import export
 from shards.inspect.show import contact_sheet, describe
 from shards.inspect.verify import verify
 
+Paths = Positional[tuple[str, ...]]
 console = Console(highlight=False, soft_wrap=True)
 app = tyro.extras.SubcommandApp()
 
 
 def _build(job: Job, out: str, config: BuildConfig) -> None:
-    if build(job, folder_at(out), config):
+    if build_dataset(job, folder_at(out), config):
         describe(folder_at(out), console)
     else:
         console.print(f"{out}: part {config.part} is there. When all parts are: python -m shards merge {out}")
 
 
-@app.command(name="compose")
-def compose_command(
-    out: str,
-    config: Annotated[ComposeConfig, tyro.conf.OmitArgPrefixes],
-    build: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
-) -> None:
+@app.command
+def compose(out: str, config: Annotated[ComposeConfig, arg(name="")], build: BuildConfig) -> None:
     """Paste cut-outs on backgrounds: each figure on each background, at random places and sizes.
 
     Args:
@@ -48,13 +46,13 @@ def compose_command(
     _build(plan_composition(config), out, build)
 
 
-@app.command(name="convert")
-def convert_command(
-    paths: tyro.conf.Positional[tuple[str, ...]],
-    config: Annotated[ConvertConfig, tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction],
-    build: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
+@app.command
+def convert(
+    paths: Annotated[Paths, arg(metavar="SOURCE... OUT", help_behavior_hint="(required)")],
+    config: Annotated[ConvertConfig, arg(name=""), tyro.conf.UseAppendAction],
+    build: BuildConfig,
 ) -> None:
-    """Turn image folders and zips into shards: python -m shards convert SOURCE... OUT
+    """Turn image folders and zips into shards.
 
     Args:
         paths: folders and zips that hold the images, then the folder to write, or its URL
@@ -65,29 +63,21 @@ def convert_command(
     _build(plan_conversion([Path(source) for source in sources], config), out, build)
 
 
-@app.command(name="index")
-def index_command(
-    folder: tyro.conf.Positional[Path],
-    existing: Annotated[ExistingDepthConfig, tyro.conf.OmitArgPrefixes],
-    split: Annotated[SplitConfig, tyro.conf.OmitArgPrefixes],
-    run: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
-) -> None:
-    """Make the manifest and indexes for tars that were made elsewhere; the tars stay as they are.
+@app.command
+def index(folder: Positional[Path], depth: ExistingDepthConfig, split: SplitConfig, run: RunConfig) -> None:
+    """Make the manifest and indexes for tars that were made elsewhere, which stay as they are.
 
     Members are named KEY.fg_bg.jpg, KEY.mask.jpg, KEY.depth.jpg and KEY.bg.jpg, or .png, in folders or not.
 
     Args:
         folder: folder that holds the tars
     """
-    _build(plan_index(folder, existing, split), str(folder), BuildConfig(**vars(run)))
+    _build(plan_index(folder, depth, split), str(folder), BuildConfig(**vars(run)))
 
 
-@app.command(name="depth")
-def depth_command(
-    dataset: tyro.conf.Positional[str],
-    out: tyro.conf.Positional[str],
-    config: Annotated[DepthConfig, tyro.conf.OmitArgPrefixes],
-    build: Annotated[BuildConfig, tyro.conf.OmitArgPrefixes],
+@app.command
+def depth(
+    dataset: Positional[str], out: Positional[str], config: Annotated[DepthConfig, arg(name="")], build: BuildConfig
 ) -> None:
     """Predict the depth of a data set's samples with a teacher, into another data set that is the same but for it.
 
@@ -100,11 +90,11 @@ def depth_command(
 
 
 @app.command(name="merge")
-def merge_command(paths: tyro.conf.Positional[tuple[str, ...]]) -> None:
-    """Join what `--part` built: python -m shards merge OUT, or, if each part has its own folder, merge PART... OUT
+def merge_parts(paths: Annotated[Paths, arg(metavar="[PART...] OUT", help_behavior_hint="(required)")]) -> None:
+    """Join the parts of a data set that were built with `--part`.
 
     Args:
-        paths: folders or URLs of the parts, then the one to write; this one alone if all parts were written to it
+        paths: folders or URLs of the parts, if each has its own, then the one to write
     """
     if not paths:
         raise InputError("merge needs the folder OUT that the parts were written to, or folders PART... and then OUT.")
@@ -114,7 +104,7 @@ def merge_command(paths: tyro.conf.Positional[tuple[str, ...]]) -> None:
 
 
 @app.command(name="verify")
-def verify_command(dataset: tyro.conf.Positional[str], run: Annotated[RunConfig, tyro.conf.OmitArgPrefixes]) -> None:
+def verify_dataset(dataset: Positional[str], run: RunConfig) -> None:
     """Check every byte against the manifest and decode every image; exit code 1 and a list if anything is wrong.
 
     Args:
@@ -122,17 +112,15 @@ def verify_command(dataset: tyro.conf.Positional[str], run: Annotated[RunConfig,
     """
     problems = verify(folder_at(dataset), run)
     for problem in problems:
-        console.print(f"{problem.where}: {problem.what}", soft_wrap=True)
+        console.print(f"{problem.where}: {problem.what}")
     if problems:
         console.print(f"{dataset}: {len(problems)} problems")
         sys.exit(1)
     console.print(f"{dataset}: every file is as the manifest says, and every image decodes")
 
 
-@app.command(name="show")
-def show_command(
-    dataset: tyro.conf.Positional[str], page: Path | None = None, sheet: Path | None = None, samples: int = 12
-) -> None:
+@app.command
+def show(dataset: Positional[str], page: Path | None = None, sheet: Path | None = None, samples: int = 12) -> None:
     """Say what a data set holds; write it as a page for the browser, and draw a contact sheet.
 
     Args:
@@ -156,12 +144,8 @@ def show_command(
 
 
 @app.command(name="export")
-def export_command(
-    dataset: tyro.conf.Positional[str],
-    out: tyro.conf.Positional[Path],
-    run: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
-) -> None:
-    """Write a data set's images as files again, in the folders of the 2020 system; `convert` gives it back.
+def export_files(dataset: Positional[str], out: Positional[Path], run: RunConfig) -> None:
+    """Write a data set's images as files again, in the folders of 2020; `convert` makes them a data set again.
 
     Args:
         dataset: folder or URL that holds the data set
@@ -175,5 +159,7 @@ def export_command(
 
 
 def main() -> None:
+    conf = tyro.conf
+    config = (conf.OmitArgPrefixes, conf.DisallowNone, conf.FlagCreatePairsOff, conf.PositionalMetavarFromFieldName)
     with report_errors():
-        app.cli(prog="python -m shards")
+        app.cli(prog="python -m shards", config=config)

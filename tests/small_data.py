@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.build.build import BuildConfig, assemble, build
+from shards.build.build import BuildConfig, assemble, build_dataset
 from shards.build.shard import Record, write_shard
 from shards.format.dataset import Dataset
 from shards.format.splits import DivisionConfig
@@ -46,7 +46,7 @@ def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
 
 
 def built(work: Job, out: Path, how: BuildConfig = ONE_WORKER) -> Dataset:
-    build(work, LocalFolder(out), how)
+    build_dataset(work, LocalFolder(out), how)
     return Dataset.open(out)
 
 

@@ -9,7 +9,7 @@ import pytest
 from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
 from test_interruption import command
 
-from shards.build.build import BuildConfig, build, merge
+from shards.build.build import BuildConfig, build_dataset, merge
 from shards.errors import InputError
 from shards.format import storage
 from shards.format.dataset import open_dataset
@@ -40,7 +40,7 @@ def whole(work: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byte
 
 
 def part(work: Job, out: Folder, which: str) -> None:
-    assert build(work, out, replace(ONE_WORKER, part=which)) is None
+    assert build_dataset(work, out, replace(ONE_WORKER, part=which)) is None
 
 
 @pytest.mark.parametrize("of", [1, 3, 9])
@@ -128,9 +128,9 @@ def test_built_at_a_url_it_has_the_bytes_that_a_disk_gets(
     out = folder_at(f"{bucket}/composed")
     part(work, out, "1/2")
     assert any(name.startswith(".work") for name in fetched(str(out)))
-    build(work, out, ONE_WORKER)
+    build_dataset(work, out, ONE_WORKER)
     assert fetched(str(out)) == whole
-    build(work, out, ONE_WORKER)
+    build_dataset(work, out, ONE_WORKER)
     with open_dataset(out) as dataset:
         contact_sheet(dataset, tmp_path / "sheet.png", 3)
         write_page(dataset, tmp_path / "show.html", samples=3)
@@ -150,7 +150,7 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path
 def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
     out = folder_at(f"{bucket}/damaged")
-    build(work, out, ONE_WORKER)
+    build_dataset(work, out, ONE_WORKER)
     files, root = fsspec.url_to_fs(str(out), skip_instance_cache=True)
     tar = files.cat_file(f"{root}/shard-000002.tar")
     files.pipe_file(f"{root}/shard-000002.tar", tar[:600] + bytes([tar[600] ^ 1]) + tar[601:])
@@ -171,7 +171,7 @@ def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str, monkeypatch: py
 )
 def test_a_url_that_cannot_be_written_is_told(url: str, said: str, work: Job, bucket: str) -> None:
     with pytest.raises(InputError, match=said) as told:
-        build(work, folder_at(url), ONE_WORKER)
+        build_dataset(work, folder_at(url), ONE_WORKER)
     assert url in str(told.value)
 
 

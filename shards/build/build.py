@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from shards.build.run import RunConfig, Sized, run_units
+from shards.build.run import RunConfig, W, run_units
 from shards.build.shard import Record, index_shard, write_shard
 from shards.errors import InputError
 from shards.format.images import LeftOut
@@ -36,15 +36,6 @@ SHARED_AT_MOST = 0.5
 """Distinct images a sample. With more, a second copy costs more room than decoding them once saves."""
 
 Array = NDArray[Any]
-
-
-class Named(Sized, Protocol):
-    @property
-    def name(self) -> str:
-        """The file name of its shard, which names its record too."""
-
-
-N = TypeVar("N", bound=Named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +58,7 @@ def _numbers(part: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def build(job: Job, out: Folder, config: BuildConfig) -> Manifest | None:
+def build_dataset(job: Job, out: Folder, config: BuildConfig) -> Manifest | None:
     """Build the data set in `out`, or go on with it. Return its manifest; None if only a part of it was asked for.
 
     Raises InputError if `out` holds something else, or if no sample is left; OSError if the disk is full.
@@ -110,8 +101,8 @@ def claim(out: Folder, fingerprint: str) -> None:
 
 
 def resume(
-    do: Callable[[N, Path], bytes],
-    units: Sequence[N],
+    do: Callable[[W, Path], bytes],
+    units: Sequence[W],
     out: Folder,
     fingerprint: str,
     config: RunConfig,
@@ -140,7 +131,7 @@ def _recorded(out: Folder) -> set[str]:
     return {name.removesuffix(".npz") for name in out.names(WORK) if name.endswith(".npz")}
 
 
-def _do(do: Callable[[N, Path], bytes], out: Folder, fingerprint: str, unit: N) -> None:
+def _do(do: Callable[[W, Path], bytes], out: Folder, fingerprint: str, unit: W) -> None:
     if not out.exists(FINGERPRINT) or out.read(FINGERPRINT).decode() != fingerprint:
         raise InputError(
             f"{out}: {gethostname()} does not see in it what the machine that began has put there. It must be a folder "

@@ -5,25 +5,16 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Literal, Protocol, TypeVar
 
 from PIL import Image
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress
 from rich.text import Text
 
 from shards.build.ray import on_ray
@@ -34,13 +25,17 @@ WAITING = 4
 """Units a worker that wait for it; the others are not sent yet, so that memory does not grow with their number."""
 
 
-class Sized(Protocol):
+class Work(Protocol):
+    """What is done at once: by the name of its shard, and with how many samples it counts in the progress bar."""
+
     @property
-    def size(self) -> int:
-        """How many samples it is about, for the progress bar."""
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
 
 
-U = TypeVar("U", bound=Sized)
+W = TypeVar("W", bound=Work)
 R = TypeVar("R")
 
 
@@ -51,11 +46,9 @@ class RunConfig:
     workers: int = cpu_count()
     """processes of this machine; where a teacher predicts there is one, which uses all cores"""
     engine: Literal["processes", "ray"] = "processes"
-    """processes of this machine, or tasks all over a Ray cluster (pip install -r requirements-ray.txt); all of its
-    machines must reach what is read and written under the same path or URL"""
+    """processes here, or tasks on a Ray cluster, whose machines must reach all data under the same path or URL"""
     ray_address: str | None = None
-    """of the cluster's head, as `ray start` prints it; if not given, RAY_ADDRESS, the cluster that this machine is part
-    of, or one of this machine alone"""
+    """address that `ray start` printed; else RAY_ADDRESS, this machine's cluster, or one of this machine alone"""
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -65,8 +58,8 @@ class RunConfig:
 
 
 def run_units(
-    do: Callable[[U], R],
-    units: Sequence[U],
+    do: Callable[[W], R],
+    units: Sequence[W],
     config: RunConfig,
     *,
     total: int,
@@ -86,14 +79,24 @@ def run_units(
         done = on_ray(do, units, config.ray_address, gpu=gpu)
     else:
         done = _in_processes(do, units, 1 if exclusive else min(config.workers, len(units)))
-    with _progress(total, total - sum(unit.size for unit in units)) as advance, closing(done):
+    columns = (progress.TextColumn("samples"), progress.BarColumn(), progress.MofNCompleteColumn(), _Rate())
+    with (
+        progress.Progress(*columns, progress.TimeElapsedColumn(), progress.TimeRemainingColumn()) as bar,
+        closing(done),
+    ):
+        task = bar.add_task("", total=total, completed=total - sum(unit.size for unit in units))
         for number, result in done:
             results[number] = result
-            advance(units[number].size)
+            bar.advance(task, units[number].size)
     return [results[number] for number in range(len(units))]
 
 
-def _in_processes(do: Callable[[U], R], units: Sequence[U], workers: int) -> Generator[tuple[int, R]]:
+class _Rate(progress.ProgressColumn):
+    def render(self, task: progress.Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f} samples/s")
+
+
+def _in_processes(do: Callable[[W], R], units: Sequence[W], workers: int) -> Generator[tuple[int, R]]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     running: dict[Future[R], int] = {}
@@ -130,16 +133,3 @@ def _exit_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.finished_speed or task.speed or 0:,.0f} samples/s")
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
-        task = progress.add_task("samples", total=total, completed=done)
-        yield lambda samples: progress.advance(task, samples)

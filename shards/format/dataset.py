@@ -137,6 +137,10 @@ class ShardContents:
     shared: dict[str, NDArray[Any]]
 
     @property
+    def name(self) -> str:
+        return self.shard.name
+
+    @property
     def size(self) -> int:
         return len(self.encoded_keys)
 
