@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shards.build.build import BuildConfig, assemble, build_dataset
+from shards.build.assemble import assemble
+from shards.build.build import BuildConfig, build_dataset
 from shards.build.shard import Record, write_shard
 from shards.format.dataset import Dataset
 from shards.format.splits import DivisionConfig
