@@ -41,8 +41,8 @@ def opener(url: str, folder: Path, limit: int, *numbers: int, within: tuple[str,
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Waits for `condition`, 20 s at most."""
-    end = time.monotonic() + 20
+    """Waits for `condition`, which a busy machine may take long over."""
+    end = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

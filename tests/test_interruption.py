@@ -21,8 +21,8 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
-    """Waits for `condition`, as long as `process` runs, 30 s at most."""
-    end = time.monotonic() + 30
+    """Waits for `condition`, as long as `process` runs; a busy machine may take long."""
+    end = time.monotonic() + 120
     while not condition() and (process is None or process.poll() is None):
         assert time.monotonic() < end
         time.sleep(0.001)
