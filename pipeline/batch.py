@@ -1,4 +1,4 @@
-"""The seam between pipeline and model: what a batch is."""
+"""A batch, the seam between pipeline and model."""
 
 from typing import NamedTuple
 

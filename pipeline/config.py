@@ -1,4 +1,4 @@
-"""What a loader is asked for."""
+"""The options of a loader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,22 +7,13 @@ from pipeline.cache import Caching
 from pipeline.decode import Decode
 from shards.errors import InputError
 
-_LEAST = {
-    "size": 0,
-    "batch_size": 1,
-    "shuffle_window": 0,
-    "num_threads": 0,
-    "prefetch": 1,
-    "bank_mib": 0,
-    "cache_mib": 0,
-    "cache_limit": 1,
-    "max_bad": 0,
-}
+_POSITIVE = ("batch_size", "prefetch", "cache_limit")
+_NOT_NEGATIVE = ("size", "shuffle_window", "num_threads", "bank_mib", "cache_mib", "max_bad")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """What is read, in which order, and how it is decoded."""
+    """Says what is read, in which order, and how it is decoded."""
 
     data: str | Path
     """folder that holds the data set, or its URL: s3://, gs://, https:// or any other that fsspec knows"""
@@ -40,9 +31,10 @@ class LoaderConfig:
     """gpu and cpu are DALI, portable is Pillow; auto measures gpu and cpu where there is a GPU, else takes the first
     of cpu and portable that the machine has"""
     hw_decoder_load: float = 0.9
-    """share of the JPEGs that goes to the GPU's JPEG engine, where it has one, with decode=gpu"""
+    """with decode=gpu, the share of the JPEGs that goes to the GPU's JPEG engine, where it has one"""
     num_threads: int = 0
-    """threads of this rank that decode, each a batch of its own; 0 is one a core, shared among the ranks here"""
+    """decoding threads of this rank, each at a batch of its own; 0 is one a core that this process may use, divided
+    among the ranks on this machine"""
     prefetch: int = 2
     """batches a thread decodes ahead of the one that is handed over"""
     bank_mib: int = 1024
@@ -53,17 +45,17 @@ class LoaderConfig:
     cache_mib: int = 0
     """keep only as many samples as this holds; 0 keeps all of the split, and says so at once if there is no room"""
     cache_dir: Path = Path("~/.cache/sluice")
-    """folder for the shards of data sets at a URL, shared by all processes of the machine"""
+    """folder that keeps shards of data sets at a URL, shared by all processes of the machine"""
     cache_limit: int = 16384
-    """room for shards in it, MiB; those used longest ago give way"""
+    """MiB of shards in it; those used longest ago give way"""
     max_bad: int = 100
     """samples that may fail to decode before the run is stopped"""
 
     def __post_init__(self) -> None:
-        for name, one_type in {"data": str, "cache_dir": Path}.items():  # whoever made it: a command line, JSON, ...
-            object.__setattr__(self, name, one_type(getattr(self, name)))
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
+        object.__setattr__(self, "data", str(self.data))  # one type, whoever made it: a command line, a program, JSON
+        object.__setattr__(self, "cache_dir", Path(self.cache_dir))
+        for name in (*_POSITIVE, *_NOT_NEGATIVE):
+            if getattr(self, name) < (least := int(name in _POSITIVE)):
                 raise InputError(f"{name}={getattr(self, name)}: at least {least} is needed.")
         if not 0 <= self.hw_decoder_load <= 1:
             raise InputError(f"hw_decoder_load={self.hw_decoder_load}: a share from 0 to 1 is needed.")

@@ -8,8 +8,8 @@ from threading import Lock
 from typing import Any, Literal, get_args
 
 Stage = Literal["read", "decode", "resize", "gather", "transfer"]
-"""from the tars (or for a remote shard to arrive); to pixels; to the batch's size; from bank and cache; to the device,
-on CUDA with all that was begun there"""
+"""reading the tars (or waiting for a remote shard), decoding to pixels, resizing to the batch's size, gathering from
+bank and cache, copying to the device; on CUDA the last includes all that was begun there"""
 
 KEEPS_UP = 0.05
 """share of the time waited, below which the data keep up"""

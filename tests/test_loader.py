@@ -14,6 +14,7 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 from shards.format.dataset import Dataset
+from shards.machine import cpu_count
 
 TRAIN = 120
 DALI = pytest.param("cpu", marks=pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI"))
@@ -220,6 +221,13 @@ def test_closing_ends_every_thread(dataset: Path) -> None:
     assert set(threading.enumerate()) > before
     opened.close()
     assert set(threading.enumerate()) == before
+
+
+def test_ranks_of_one_machine_divide_its_cores(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for ranks in (1, 2, 1000):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        with loader(dataset, num_threads=0) as opened:
+            assert opened.stats.num_threads == max(1, cpu_count() // ranks)
 
 
 def test_stats_count_what_was_handed_over(opened: Loader) -> None:

@@ -20,8 +20,8 @@ from small_data import flip
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 from shards.format import storage
-from shards.format.dataset import Dataset
-from shards.format.storage import is_url
+from shards.format.dataset import Dataset, open_dataset
+from shards.format.storage import RemoteFolder, is_url
 
 pytest_plugins = ["remote_fixtures"]
 
@@ -176,6 +176,13 @@ def test_what_leads_elsewhere_is_never_written(name: str, kind: str, damaged: Pa
     assert not [path for path in tmp_path.rglob("evil*") if damaged not in path.parents]
     with pytest.raises(InputError, match=re.escape(told)):
         Dataset.open(damaged)
+
+
+def test_a_server_that_sends_whole_files_where_parts_are_asked_for_is_told(server: Server) -> None:
+    with open_dataset(RemoteFolder(server.url)) as opened:
+        places = opened.locate("mask", opened.split("val"))
+        with pytest.raises(InputError, match=f"{server.url}/shard.* bytes came where .* Use a server that sends parts"):
+            list(opened.read(places))
 
 
 @pytest.mark.parametrize("text", ["<html>not here</html>", "[]", '{"format": "sluice 99"}', "\udcff"])

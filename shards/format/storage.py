@@ -194,7 +194,11 @@ class RemoteFolder:
                 paths, begins = [f"{root}/{name}" for name, _, _ in some], [begin for _, begin, _ in some]
                 ends = [begin + size for _, begin, size in some]
                 found: list[bytes] = files.cat_ranges(paths, begins, ends, on_error="raise")
-            yield from found
+            for (name, _, size), data in zip(some, found, strict=True):
+                if len(data) != size:
+                    came = f"{len(data):,} bytes came where {size:,} were asked for"
+                    raise InputError(f"{self.url}/{name}: {came}. Use a server that sends parts of files.")
+                yield data
 
     def sha256(self, name: str) -> str | None:
         return hashlib.sha256(self.read(name)).hexdigest() if self.exists(name) else None
