@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("shards", "pipeline", "model")
+ROOMS = ("errors", "machine", "format", "ingest", "build", "inspect", "commands")
+"""of shards/, in the order of the data"""
 
 
 def modules(package: str) -> list[Path]:
@@ -44,22 +46,30 @@ def test_a_command_that_needs_no_teacher_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+@pytest.mark.parametrize("path", modules("shards"), ids=lambda path: path.stem)
+def test_rooms_of_shards_know_only_those_before_them(path: Path) -> None:
+    room = path.relative_to(ROOT / "shards").with_suffix("").parts[0]
+    if room in ("__init__", "__main__"):
+        return
+    known = {name.split(".")[1] for name in imported(path) if name.startswith("shards.")}
+    assert known <= set(ROOMS[: ROOMS.index(room) + 1])
+
+
 @pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: path.stem)
-def test_the_pipeline_knows_of_shards_only_what_is_written_down(path: Path) -> None:
-    of_shards = {name for name in imported(path) if name.partition(".")[0] == "shards"}
-    assert of_shards <= {
-        "shards.format.schema",
-        "shards.format.manifest",
-        "shards.format.dataset",
-        "shards.format.storage",
-        "shards.errors",
-    }
+def test_the_pipeline_knows_of_shards_only_what_a_data_set_is(path: Path) -> None:
+    of_shards = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("shards.")}
+    assert of_shards <= {"shards.errors", "shards.machine", "shards.format"}
     assert not packages(path) & {"model", "train", "wandb"}
 
 
 @pytest.mark.parametrize("path", modules("model"), ids=lambda path: path.stem)
 def test_the_model_knows_neither_shards_nor_pipeline(path: Path) -> None:
     assert not packages(path) & {"shards", "pipeline", "train", "nvidia", "PIL", "wandb"}
+
+
+@pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in modules(package))])
+def test_demo_and_bench_stand_outside(path: Path) -> None:
+    assert not packages(path) & {"demo", "bench"}
 
 
 def test_no_module_is_a_grab_bag() -> None:
