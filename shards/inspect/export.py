@@ -12,9 +12,9 @@ import numpy as np
 from shards.build.build import claim, resume
 from shards.build.run import RunConfig
 from shards.errors import InputError
-from shards.format.dataset import Dataset, ShardContents
+from shards.format.dataset import Dataset, ShardContents, read_whole
 from shards.format.manifest import Shard
-from shards.format.schema import BY_NAME, WORK, identity
+from shards.format.schema import BY_NAME, SHARED_TAR, WORK, identity
 from shards.format.storage import PARTIAL, Folder, LocalFolder
 
 IN_A_FOLDER = 10_000
@@ -36,7 +36,7 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     claim(LocalFolder(out), fingerprint)
     LocalFolder(out).sweep(None)
     if dataset.manifest.shared:
-        _refuse_damaged(dataset.folder, dataset.manifest.shared)
+        _refuse_damaged(dataset.folder, dataset.manifest.shared, dataset.folder.read(SHARED_TAR))
     if backgrounds:
         _write_backgrounds(dataset, out, backgrounds)
     own = [name for name in dataset.manifest.components if not (name == "bg" and backgrounds)]
@@ -74,8 +74,8 @@ def _shared_backgrounds(dataset: Dataset) -> dict[str, int]:
     return found if len(found) == len(pairs) else {}
 
 
-def _refuse_damaged(folder: Folder, shard: Shard) -> None:
-    if folder.sha256(shard.name) != shard.sha256:
+def _refuse_damaged(folder: Folder, shard: Shard, data: bytes) -> None:
+    if hashlib.sha256(data).hexdigest() != shard.sha256:
         raise InputError(f"{folder}/{shard.name}: damaged. `python -m shards verify {folder}` tells what else is.")
 
 
@@ -104,13 +104,14 @@ class _Unit:
 
 
 def _write_shard(components: list[str], unit: _Unit, out: Path) -> bytes:
-    _refuse_damaged(unit.contents.folder, unit.contents.shard)
+    folder, shard = unit.contents.folder, unit.contents.shard
+    _refuse_damaged(folder, shard, read_whole(folder, shard.name))
     for component in components:
-        folder, extension = out / BY_NAME[component].folder, unit.contents.formats[component].extension
+        tree, extension = out / BY_NAME[component].folder, unit.contents.formats[component].extension
         for inside in {file.parent for file in unit.files}:
-            (folder / inside).mkdir(parents=True, exist_ok=True)
+            (tree / inside).mkdir(parents=True, exist_ok=True)
         for file, data in zip(unit.files, unit.contents.images(component), strict=True):
-            _write(folder / f"{file}.{extension}", data)
+            _write(tree / f"{file}.{extension}", data)
     os.sync()
     return b""
 

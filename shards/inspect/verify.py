@@ -26,12 +26,7 @@ def verify(folder: Folder, config: RunConfig) -> list[Problem]:
     Raises InputError if there is no data set to check.
     """
     manifest = Manifest.read(folder)
-    problems = [
-        Problem(f"index/{name}", "its digest is not the one in the manifest")
-        for name, digest in manifest.index.items()
-        if folder.sha256(f"index/{name}") != digest
-    ]
-    if problems:
+    if problems := _check_files(folder, {f"index/{name}": digest for name, digest in manifest.index.items()}):
         return problems
     with open_dataset(folder) as dataset:
         units = [dataset.contents(number) for number in range(len(manifest.shards))]
@@ -60,7 +55,10 @@ def _check_shared(dataset: Dataset) -> list[Problem]:
 
 def _check_tar(folder: Folder, shard: Shard) -> list[Problem]:
     """Check a tar, and the index beside it."""
-    digests = {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}
+    return _check_files(folder, {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256})
+
+
+def _check_files(folder: Folder, digests: dict[str, str]) -> list[Problem]:
     problems = []
     for name, digest in digests.items():
         if not folder.exists(name):
