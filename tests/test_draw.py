@@ -1,19 +1,32 @@
 """The drawn data set: figures and rooms that a seed fixes, and depth that agrees with geometry worked out by hand."""
 
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shards.draw import draw_cutout, draw_data, draw_room
-from shards.draw.boxes import Box, Camera, depth_of, meet, placed, view
-from shards.draw.rooms import FAR, NEAR, plan_room
-from shards.draw.surfaces import Material, plain
-from shards.draw.texture import fractal
+from demo.draw import FAR, NEAR, Box, Camera, Material, draw_cutout, draw_data, draw_room, meet, plan_room, trace
 
-PAINT = Material(texture=plain, colour=(0.5, 0.5, 0.5))
-EMPTY = Box(centre=(2.0, 1.5, 3.0), half=(2.0, 1.5, 3.0), sides=PAINT, top=PAINT, inside=True)
+PAINT = Material(first=(0.5, 0.5, 0.5))
+EMPTY = [
+    Box((x, y, z), (a, b, c), PAINT)
+    for x, y, z, a, b, c in (
+        (2.0, -0.1, 3.0, 2.1, 0.1, 3.1),
+        (2.0, 3.1, 3.0, 2.1, 0.1, 3.1),
+        (-0.1, 1.5, 3.0, 0.1, 1.6, 3.1),
+        (4.1, 1.5, 3.0, 0.1, 1.6, 3.1),
+        (2.0, 1.5, 6.1, 2.1, 1.6, 0.1),
+    )
+]
+"""A room 4 m wide, 3 m high and 6 m long: floor, ceiling, left, right and far wall."""
+
+
+def depth_of(boxes: Sequence[Box], camera: Camera, size: int) -> np.ndarray:
+    return trace(boxes, camera, camera.rays(size))[0]
 
 
 def camera(yaw: float = 0.0, pitch: float = 0.0) -> Camera:
@@ -60,54 +73,53 @@ def test_an_empty_room_has_the_depth_of_its_nearest_plane() -> None:
     x, y = np.meshgrid(places(40), places(40))
     height = np.where(y > 0, 1.2, 1.8)
     expected = np.minimum(np.minimum(2.0 / np.abs(x), height / np.abs(y)), 5.0)
-    np.testing.assert_allclose(depth_of([EMPTY], camera(), 40), expected, rtol=1e-12)
+    np.testing.assert_allclose(depth_of(EMPTY, camera(), 40), expected, rtol=1e-12)
 
 
 def test_a_tilted_camera_sees_floor_and_wall_where_geometry_puts_them() -> None:
     wall = 5 / (np.cos(0.3) - places(40) * np.sin(0.3))
-    found = depth_of([EMPTY], camera(pitch=0.3), 40)
+    found = depth_of(EMPTY, camera(pitch=0.3), 40)
     np.testing.assert_allclose(found[:, 20], np.minimum(floor(1.2, 0.3, 0.9, 40), wall), rtol=1e-12)
 
 
 def test_the_depth_of_the_floor_does_not_hang_on_where_the_camera_is_turned() -> None:
-    found = depth_of([EMPTY], camera(yaw=0.2, pitch=0.3), 40)
+    found = depth_of(EMPTY, camera(yaw=0.2, pitch=0.3), 40)
     np.testing.assert_allclose(found[-8:, 20], floor(1.2, 0.3, 0.9, 40)[-8:], rtol=1e-12)
 
 
 def test_a_turned_box_shows_its_edge() -> None:
     half = np.sqrt(0.5)
-    box = Box(centre=(0.0, 1.2, 0.0), half=(half, 0.3, half), sides=PAINT, top=PAINT)
-    found = depth_of([EMPTY, placed(box, 2.0, 4.0, np.pi / 4)], camera(), 41)
+    box = Box(centre=(2.0, 1.2, 4.0), half=(half, 0.3, half), material=PAINT, yaw=np.pi / 4)
+    found = depth_of([*EMPTY, box], camera(), 41)
     x = places(41)[17:24]
     np.testing.assert_allclose(found[20, 17:24], 2 / (1 - np.abs(x)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("number", range(1, 5))
 def test_looking_only_where_a_box_can_be_changes_nothing(number: int) -> None:
-    room = plan_room(number)
-    rays = room.camera.rays(48)
-    everywhere = np.min([meet(box, room.camera.position, rays).depth for box in room.boxes], axis=0)
-    assert np.array_equal(depth_of(room.boxes, room.camera, 48), everywhere)
-    seen = view(room.boxes, room.camera, 48, fractal(np.random.default_rng(0)))
-    assert np.mean(np.abs(seen.depth - everywhere) < 1e-3) > 0.999
+    boxes, camera = plan_room(number)
+    rays = camera.rays(48)
+    everywhere = np.min([meet(box, camera.position, rays) for box in boxes], axis=0)
+    assert np.array_equal(depth_of(boxes, camera, 48), everywhere)
+    seen, _ = trace(boxes, camera, rays.astype(np.float32))
+    assert np.mean(np.abs(seen - everywhere) < 1e-3) > 0.999
 
 
 @pytest.mark.parametrize("number", range(1, 9))
 def test_nothing_in_a_room_lies_beneath_its_floor(number: int) -> None:
-    room = plan_room(number)
-    seen = room.camera
+    boxes, seen = plan_room(number)
     image, depth = draw_room(number, size=64)
-    ground = floor(seen.position[1], seen.pitch, seen.focal, 64)[:, None] * 1000
+    ground = floor(np.asarray(seen.position)[1], seen.pitch, seen.focal, 64)[:, None] * 1000
     assert (image.mode, image.size) == ("RGB", (64, 64))
     assert (depth.dtype.name, depth.shape) == ("uint16", (64, 64))
-    assert np.abs(depth - 1000 * depth_of(room.boxes, seen, 64)).max() <= 0.501
+    assert np.abs(depth - 1000 * depth_of(boxes, seen, 64)).max() <= 0.501
     assert (depth <= ground + 0.501).all()
     rug = 30.0  # what its 12 mm of height can take off the depth
     assert np.mean(depth[-16:] >= ground[-16:] - rug) > 0.1
 
 
 def test_rooms_keep_within_the_depths_promised() -> None:
-    depths = [depth_of(room.boxes, room.camera, 16) for room in map(plan_room, range(60))]
+    depths = [depth_of(*plan_room(number), 16) for number in range(60)]
     assert NEAR <= np.min(depths) < 2
     assert 7 < np.max(depths) <= FAR
 
@@ -144,3 +156,23 @@ def test_a_second_run_leaves_what_is_there_and_adds_what_is_not(tmp_path: Path) 
 def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         draw(tmp_path, rooms=0)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "demo.draw", *arguments], capture_output=True, text=True)
+
+
+def test_the_command_writes_what_the_function_draws(tmp_path: Path) -> None:
+    draw(tmp_path / "here")
+    out = str(tmp_path / "there")
+    ran = command(out, "--figures", "3", "--rooms", "2", "--size", "48", "--seed", "1")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
+    assert {name: data for name, (_, data) in there.items()} == {name: data for name, (_, data) in here.items()}
+
+
+def test_the_command_refuses_an_empty_data_set_in_one_line(tmp_path: Path) -> None:
+    ran = command(str(tmp_path / "out"), "--figures", "0")
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines() == ["error: figures, rooms and size must be at least 1."]
+    assert not (tmp_path / "out").exists()
