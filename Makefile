@@ -2,16 +2,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check bench bench-loaders bench-convert bench-compose gpu
+.PHONY: help demo test check bench bench-loaders bench-making gpu
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
 	@echo "make test    all tests (4 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
-	@echo "make bench   loader and conversion rates on this machine"
+	@echo "make bench   the loader beside decoding alone (2 minutes)"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
-	@echo "make bench-convert   conversion beside decoding alone, GNU tar and its peers (8 minutes on 2 cores, after the install)"
-	@echo "make bench-compose   composing beside encoding alone, and what 400,000 samples take (5 minutes on 2 cores, 3 GB of disk)"
+	@echo "make bench-making   converting beside decoding alone and GNU tar, composing beside encoding alone (10 minutes, 4 GB)"
 	@echo "make gpu     tests and benchmarks on a CUDA GPU; DRY=1 walks the same code on the CPU"
 
 $(VENV)/installed: requirements.txt
@@ -37,20 +36,18 @@ check: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(BIN)/python -m bench.loader
 
-bench-compose: $(VENV)/installed
-	$(BIN)/python -m bench.compose
+bench-making: $(VENV)/installed
+	$(BIN)/python -m bench.making
 
-# The peers disagree about versions, and some need a compiler: an environment of their own.
-$(VENV)-bench/installed: requirements.txt bench/requirements.txt bench/race/install.py
+# The peers disagree about versions: an environment of their own. The race names those that do not install.
+$(VENV)-bench/installed: requirements.txt bench/requirements.txt
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python bench/race/install.py
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	-grep == bench/requirements.txt | xargs -n 1 $(VENV)-bench/bin/python -m pip install --quiet --no-deps
 	touch $@
 
 bench-loaders: $(VENV)-bench/installed
-	$(VENV)-bench/bin/python -m bench.race $(if $(DATA),--data $(DATA))
-
-bench-convert: $(VENV)-bench/installed
-	$(VENV)-bench/bin/python -m bench.convert
+	$(VENV)-bench/bin/python -m bench.race.run $(if $(DATA),--data $(DATA))
 
 # With a GPU: the virtual environment if there is one, else the machine's own Python, which may reach no package index.
 gpu: $(if $(DRY),$(VENV)/installed-dev)

@@ -3,7 +3,8 @@
     python3 -m bench.gpu [--dry]          or: make gpu [DRY=1]
 
 --dry walks the same code on the CPU, with little of everything. Results go to $OUT/gpu.json where OUT is set, else to
-bench/results/ (of a dry run: to a temporary folder), after each section; a table comes last. The exit code is 0 if all
+bench/results/ (of a dry run: to a temporary folder), after each section, and to the
+terminal. The exit code is 0 if all
 went well, 1 if anything failed, 2 if a package is missing, 3 if there is no GPU.
 """
 
@@ -21,16 +22,8 @@ from typing import Any
 
 # Nothing but the standard library is imported above main(): what is missing is to be said, not to be tripped over.
 
-NEEDED = {
-    "numpy": "numpy",
-    "PIL": "pillow",
-    "torch": "torch",
-    "torchmetrics": "torchmetrics",
-    "nvidia.dali": "nvidia-dali-cuda120",
-    "rich.progress": "rich",
-    "tyro": "tyro",
-    "pytest": "pytest",
-}
+NEEDED = {"PIL": "pillow", "nvidia.dali": "nvidia-dali-cuda120", "rich.progress": "rich"}
+NEEDED |= {name: name for name in ("numpy", "torch", "torchmetrics", "tyro", "pytest")}
 """what is imported on the way, and the package that it comes in"""
 LIMIT = 500
 """seconds after which something hangs: it is shown where, and what was measured by then stays"""
@@ -58,33 +51,48 @@ def missing() -> list[str]:
 
 
 def results_path(dry: bool) -> Path:
-    if "OUT" in os.environ:
-        return Path(os.environ["OUT"]) / "gpu.json"
-    if dry:
-        return Path(tempfile.mkdtemp(prefix="sluice-gpu-")) / "gpu.json"
+    if dry or "OUT" in os.environ:
+        return Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="sluice-gpu-")) / "gpu.json"
     return Path(__file__).parent / "results" / f"gpu-{time.strftime('%Y-%m-%d')}.json"
 
 
+def failures(results: dict[str, Any]) -> list[str]:
+    """What did not go well, a line each: errors, tests that failed, and tests that did not run."""
+    found = []
+    for section, rows in results.items():
+        for row in rows if isinstance(rows, list) else [rows]:
+            if "error" in row or row.get("outcome", "passed") != "passed":
+                why = str(row.get("error", row.get("outcome"))).splitlines()[-1]
+                label = _told({name: value for name, value in row.items() if name not in ("error", "outcome")})
+                found.append(f"{section}, {label or 'all of it'}: {why}")
+    return found
+
+
+def _told(value: Any) -> str:
+    """Numbers with three digits, whatever they lie in."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def run(dry: bool) -> int:
-    """Runs all sections, writes and prints what came of them; returns the exit code."""
-    from bench.report import failures, tables
-    from bench.sections import sections
+    """Run all sections, write and print what came of each at once; return the exit code."""
+    from bench.sections import DRY, FULL, sections
 
     faulthandler.dump_traceback_later(LIMIT, exit=True)
     path, results = results_path(dry), dict[str, Any]()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sluice-gpu-data-") as work:
-        for name, section in sections(dry, Path(work)):
+        for name, section in sections(DRY if dry else FULL, Path(work)):
             begin = time.perf_counter()
             print(f"== {name}", flush=True)
             results[name] = section()
             results.setdefault("seconds", {})[name] = round(time.perf_counter() - begin, 1)
             path.write_text(json.dumps(results, indent=1) + "\n")
+            print(*map(_told, results[name]), sep="\n", flush=True)
     faulthandler.cancel_dump_traceback_later()
     failed = failures(results)
-    tables(results)
-    for failure in failed:
-        print(f"failed: {failure}")
+    print(*(f"failed: {failure}" for failure in failed), sep="\n")
     print(f"{'dry run: ' if dry else ''}{len(failed)} failures; results: {path}")
     return 1 if failed else 0
 

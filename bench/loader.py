@@ -1,85 +1,89 @@
-"""How fast the loader is on this machine, beside decoding alone.
+"""How fast the loader is on this machine, beside decoding alone: `python -m bench.loader [DATA]`, or `make bench`.
 
-    python -m bench.loader [DATA]
-
-Without DATA it draws a small data set. Everything is measured in one run, in turns, so that a machine that is busy for
+Without DATA a small data set is drawn. Everything is measured in one run, in turns, so that a machine that is busy for
 a while is busy for all; the table shows medians.
 """
 
-import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench.measure import drawn_data, loader_rate
+from bench.measure import drawn_data, in_turns, table
+from pipeline.batch import Batch
 from pipeline.decode import Decode, candidates, make_decoder
-from pipeline.loader import LoaderConfig
-from pipeline.reader import LocalTars, Reader
+from pipeline.loader import Loader, LoaderConfig
+from pipeline.reader import Reader, local_tars
 from shards.errors import report_errors
 from shards.format.dataset import Dataset
+from shards.machine import cpu_count
 
-BATCH, SECONDS, REPEATS = 64, 3.0, 3
+BATCH, SECONDS, ROUNDS = 64, 3.0, 3
 CPU = torch.device("cpu")
 
 
-def decode_rate(dataset: Dataset, decode: Decode) -> float:
+def endless(loader: Loader) -> Iterator[Batch]:
+    """The batches of one epoch after the other."""
+    while True:
+        yield from loader
+
+
+def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> dict[str, float]:
+    """Samples a second that the loader hands over while nobody trains, and the seconds until its first batch.
+
+    Also the 99th percentile of the seconds between batches, for what is fast on average may still stall. A cache is
+    filled before.
+    """
+    begin = time.perf_counter()
+    with Loader(config, device=device) as loader:
+        batches = endless(loader)
+        next(batches)
+        first = time.perf_counter() - begin
+        for _ in range(len(loader) if config.cache != "none" else 0):
+            next(batches)
+        _handed_over(batches, seconds / 3)
+        return _handed_over(batches, seconds) | {"first_batch_seconds": first}
+
+
+def _handed_over(batches: Iterator[Batch], seconds: float) -> dict[str, float]:
+    moments, samples = [time.perf_counter()], 0
+    while moments[-1] - moments[0] < seconds:
+        samples += len(next(batches).index)
+        moments.append(time.perf_counter())
+    rate, between = samples / (moments[-1] - moments[0]), float(np.percentile(np.diff(moments), 99))
+    return {"samples_per_second": rate, "p99_seconds": between}
+
+
+def decode_rate(dataset: Dataset, decode: Decode) -> dict[str, float]:
     """Samples a second that one thread decodes: images that are not shared, of the stored size, and nothing else."""
-    channels = {name: c.channels for name, c in dataset.manifest.components.items() if not c.shared}
-    decoder, reader = make_decoder(decode, channels, BATCH, CPU, hw_decoder_load=0), Reader(LocalTars(dataset))
+    own = {name: component for name, component in dataset.manifest.components.items() if not component.shared}
+    decoder, reader = make_decoder(decode, own, BATCH, CPU, hw_decoder_load=0), Reader(local_tars(dataset))
     rows = np.asarray(dataset.split("train"), np.int64)
     begin, samples = time.perf_counter(), 0
     while (spent := time.perf_counter() - begin) < SECONDS:
         some = rows[np.arange(samples, samples + BATCH) % len(rows)]
-        decoder.decode(reader.read({name: dataset.locate(name, some) for name in channels}))
+        decoder.decode(reader.read({name: dataset.locate(name, some) for name in own}))
         samples += BATCH
-    return samples / spent
-
-
-def contenders(dataset: Dataset) -> dict[str, Callable[[], float]]:
-    """What is measured, by name: the loader with each decoder on one thread and on all, and decoding alone."""
-    fastest, cores = candidates("auto", CPU)[0], os.cpu_count() or 1
-    named: dict[str, Callable[[], float]] = {}
-    for decode in dict.fromkeys((fastest, "portable")):
-        for threads in sorted({1, cores}):
-            config = LoaderConfig(data=dataset.root, batch_size=BATCH, decode=decode, num_threads=threads)
-            named[f"loader, {decode}, threads: {threads}"] = partial(_rate, config)
-        named[f"{decode} decoding alone, threads: 1"] = partial(decode_rate, dataset, decode)
-    return named
-
-
-def _rate(config: LoaderConfig) -> float:
-    return loader_rate(config, CPU, SECONDS)["samples_per_second"]
-
-
-def table(rates: dict[str, list[float]], title: str) -> Table:
-    """Medians and spreads, and how many times the slowest each is."""
-    medians = {name: statistics.median(several) for name, several in rates.items()}
-    shown = Table("what", "samples/s", "least", "most", "ratio", title=title)
-    for name, several in rates.items():
-        numbers = (medians[name], min(several), max(several))
-        shown.add_row(name, *(f"{n:,.0f}" for n in numbers), f"{medians[name] / min(medians.values()):.2f}")
-    return shown
+    return {"samples_per_second": samples / spent}
 
 
 def main(dataset: Dataset) -> None:
     torch.set_num_threads(1)
-    measured = contenders(dataset)
-    rates: dict[str, list[float]] = {name: [] for name in measured}
-    for _ in range(REPEATS):
-        for name, measure in measured.items():
-            rates[name].append(measure())
+    measures: dict[str, Callable[[], dict[str, float]]] = {}
+    for decode in dict.fromkeys((candidates("auto", CPU)[0], "portable")):
+        measures[f"{decode} decoding alone, threads: 1"] = partial(decode_rate, dataset, decode)
+        for threads in sorted({1, cpu_count()}):
+            config = LoaderConfig(data=dataset.root, batch_size=BATCH, decode=decode, num_threads=threads)
+            measures[f"loader, {decode}, threads: {threads}"] = partial(loader_rate, config, CPU, SECONDS)
+    outcomes = in_turns(measures, ROUNDS)
     height, width = dataset.manifest.image_size
-    title = f"{height}x{width} to 64x64 pixels, batches of {BATCH}, {os.cpu_count()} cores"
-    Console().print(table(rates, title))
+    print(f"{height}x{width} to 64x64 pixels, batches of {BATCH}, {cpu_count()} cores\n")
+    print(table(outcomes, {"decoding alone": outcomes[next(iter(measures))].median()}))
 
 
 if __name__ == "__main__":

@@ -1,106 +1,215 @@
-"""What the benchmarks share: drawn samples to read, and the rates of the loader and of training."""
+"""What the benchmarks share: commands measured from outside (on Linux), drawn samples, and what is written down."""
 
-import itertools
 import os
+import platform
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import IO, NamedTuple
 
-import numpy as np
-import torch
+from rich.console import Console
+from rich.progress import track
 
-from pipeline.batch import Batch
-from pipeline.loader import Loader, LoaderConfig
-from shards.build.build import BuildConfig, build
-from shards.build.plan import DivisionConfig
-from shards.draw import draw_data
+from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.storage import LocalFolder
-from shards.ingest.compose import ComposeConfig, plan_composition
-from train import Ranks, TrainConfig, computed_in, criterion, optimise, start
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "RESULTS.md"
+PATIENCE = 2.0
+"""seconds that processes have to end in when they are asked to"""
+
+
+class Taken(NamedTuple):
+    """What a command took: seconds, CPU seconds of all its processes, MiB at the peak; and the last line it printed."""
+
+    seconds: float
+    cpu: float
+    memory: float
+    printed: str
+
+
+class CommandError(InputError):
+    """A command ended badly; the message is the last line of what it said."""
+
+
+def shards_command(name: str, *positional: object, **options: object) -> list[str]:
+    """Return `python -m shards NAME ...`; an option that is True stands alone."""
+    command = [sys.executable, "-m", "shards", name, *map(str, positional)]
+    for option, value in options.items():
+        command += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return command
 
 
 def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int = 160) -> Dataset:
-    """Draws figures and rooms into `root` and composes a data set of them there, images of `size` x `size` pixels."""
-    fg, bg, depth = (root / "drawn" / name for name in ("fg", "bg", "depth"))
-    draw_data(fg, bg, depth, figures=figures, rooms=rooms, size=size)
-    places = -(-samples // (figures * rooms))
-    own = DivisionConfig(samples_per_shard=min(1000, samples // 4))
-    config = ComposeConfig(fg=fg, bg=bg, depth=depth, places=places, samples=samples, size=size, division=own)
-    build(plan_composition(config), LocalFolder(root / "data"), BuildConfig())
+    """Draw figures and rooms into `root` and compose a data set of them there, images of `size` x `size` pixels."""
+    from demo.draw import draw_data  # not at the top: contenders are measured with this module in their memory
+
+    drawn = {name: root / "drawn" / name for name in ("fg", "bg", "depth")}
+    draw_data(*drawn.values(), figures=figures, rooms=rooms, size=size)
+    amount = {"samples": samples, "size": size, "samples_per_shard": min(1000, samples // 4)}
+    command = shards_command("compose", out=root / "data", **drawn, places=-(-samples // (figures * rooms)), **amount)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return Dataset.open(root / "data")
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits for all that was begun on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) -> Taken:
+    """Run `command` in a process group of its own, looking at its memory every so many seconds.
 
-
-def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> dict[str, float]:
-    """Samples a second that the loader hands over while nobody trains, and the seconds until its first batch.
-
-    Also the 99th percentile of the seconds between batches, for what is fast on average may still stall. A cache is
-    filled before.
+    One thread for OpenMP: workers and threads are counted, and must not multiply.
+    Raises CommandError if it ends with an error or takes more than `limit` seconds.
     """
-    begin = time.perf_counter()
-    with Loader(config, device=device) as loader:
-        batches = endless(loader)
-        next(batches)
-        first = time.perf_counter() - begin
-        if config.cache != "none":
-            for _ in range(len(loader)):
-                next(batches)
-        _handed_over(batches, seconds / 3)
-        rate, between = _handed_over(batches, seconds)
-        return {"samples_per_second": rate, "p99_seconds": between, "first_batch_seconds": first}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as printed:
+        begin, cpu, peak = time.perf_counter(), _children_cpu(), 0.0
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=printed, stderr=said, start_new_session=True
+        )
+        try:
+            while process.poll() is None and time.perf_counter() - begin < limit:
+                peak = max(peak, memory(process.pid))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(every)
+            seconds, code = time.perf_counter() - begin, process.returncode
+        finally:
+            _end(process)
+        if code is None:
+            raise CommandError(f"had not ended after {limit:.0f} s")
+        if code:
+            raise CommandError(_last_line(said) or f"ended with exit code {code}, and said nothing")
+        return Taken(seconds, _children_cpu() - cpu, peak, _last_line(printed))
 
 
-def _handed_over(batches: Iterator[Batch], seconds: float) -> tuple[float, float]:
-    """Samples a second over the next `seconds`, and the 99th percentile of the seconds between batches."""
-    moments, samples = [time.perf_counter()], 0
-    while moments[-1] - moments[0] < seconds:
-        samples += len(next(batches).index)
-        moments.append(time.perf_counter())
-    return samples / (moments[-1] - moments[0]), float(np.percentile(np.diff(moments), 99))
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the process and all that it started: its workers may outlive it.
 
-
-def training_rate(
-    config: TrainConfig, device: torch.device, seconds: float, *, resident: bool = False
-) -> dict[str, float]:
-    """Samples a second of training, and the share of the time in which it waited for data.
-
-    resident: the same batch again and again, which lies on the device: what training alone can do.
+    They are asked first: Python's resource tracker does not listen, and clears away shared memory when the others are
+    gone.
     """
-    training = start(config, Ranks(0, 1, device))
-    losses_of, dtype = criterion(config), computed_in(config.precision, device)
-    with training.loader as loader:
-        batches = endless(loader)
-        batches = itertools.repeat(next(batches)) if resident else batches
-
-        def train_for(seconds: float) -> tuple[float, float, int]:
-            begin, waited, samples = time.perf_counter(), loader.stats.waited, 0
-            while time.perf_counter() - begin < seconds:
-                batch = next(batches)
-                optimise(training, training.model, batch, losses_of, dtype, config.clip)
-                samples += len(batch.index)
-            synchronize(device)
-            return time.perf_counter() - begin, loader.stats.waited - waited, samples
-
-        train_for(seconds / 2)
-        spent, waited, samples = train_for(seconds)
-    return {"samples_per_second": samples / spent, "waiting_share": waited / spent}
+    begin = time.monotonic()
+    with suppress(ProcessLookupError):
+        while (spent := time.monotonic() - begin) < 2 * PATIENCE:
+            process.poll()
+            os.killpg(process.pid, signal.SIGTERM if spent < PATIENCE else signal.SIGKILL)
+            time.sleep(0.02)
 
 
-def endless(loader: Loader) -> Iterator[Batch]:
-    """The batches of one epoch after the other."""
-    while True:
-        yield from loader
+def _last_line(file: IO[str]) -> str:
+    file.seek(0)
+    lines = [line.strip() for line in file if line.strip()]
+    return lines[-1] if lines else ""
 
 
-def forget(file: Path) -> None:
-    """Has the system drop what it keeps of a file in memory."""
-    descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
+def _children_cpu() -> float:
+    """User and system seconds of all processes that were started here and have ended, and of theirs."""
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its descendants so far, of ended and waited-for children too."""
+    fields = [field for one in _tree(pid) for field in _read(one, "stat").rpartition(")")[2].split()[11:15]]
+    return sum(map(int, fields)) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """Anonymous and shared memory of a process and its descendants now, MiB; what they share counts once (PSS).
+
+    Mapped files are left out: they lie in the page cache, which the system takes back as it likes.
+    """
+    lines = [line.split() for one in _tree(pid) for line in _read(one, "smaps_rollup").splitlines()]
+    return sum(int(words[1]) for words in lines if words[0] in ("Pss_Anon:", "Pss_Shmem:")) / 1024
+
+
+def _tree(pid: int) -> list[int]:
+    """The process and its descendants, as far as they still run."""
+    with suppress(OSError):
+        children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        return [pid, *(one for some in children for child in some for one in _tree(int(child)))]
+    return [pid]
+
+
+def _read(pid: int, name: str) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_text()
+    return ""
+
+
+@dataclass
+class Outcome:
+    """What was measured in each round, and why it failed if it did."""
+
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    error: str = ""
+
+    def values(self, name: str = "samples_per_second") -> list[float]:
+        return [measured[name] for measured in self.rounds if name in measured]
+
+    def median(self, name: str = "samples_per_second") -> float:
+        """0 if there are no values."""
+        return statistics.median(self.values(name) or [0.0])
+
+
+def in_turns(measures: dict[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, Outcome]:
+    """Measure all, round by round, so that what keeps the machine busy hits all; what fails is not run again."""
+    outcomes = {name: Outcome() for name in measures}
+    for name in track([*measures] * rounds, "measuring"):
+        one = outcomes[name]
+        try:
+            if not one.error:
+                one.rounds.append(measures[name]())
+        except (InputError, ValueError) as error:
+            one.error = str(error)
+    return outcomes
+
+
+COLUMNS = {
+    "cpu_us_per_sample": ("CPU us/sample", ",.0f"),
+    "memory_mib": ("memory, MiB", ",.0f"),
+    "start_seconds": ("start, s", ".2f"),
+    "import_seconds": ("imports, s", ".2f"),
+    "pixel_difference": ("pixels differ by", ".2f"),
+}
+"""what may be measured beside the rate: heading and form"""
+
+
+def table(outcomes: dict[str, Outcome], beside: dict[str, float]) -> str:
+    """Medians in Markdown, the fastest first, rates as multiples of those `beside` too; below, who failed and why."""
+    columns = {name: told for name, told in COLUMNS.items() if any(one.values(name) for one in outcomes.values())}
+    headings = ["", "samples/s", "least - most", *(f"x {other}" for other in beside), *(h for h, _ in columns.values())]
+    rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
+    for name, one in sorted(outcomes.items(), key=lambda item: -item[1].median()):
+        rates, rate = one.values(), one.median()
+        told = [f"{rate:,.0f}", f"{min(rates):,.0f} - {max(rates):,.0f}"] if rates else ["failed", ""]
+        told += [f"{rate / other:.2f}" if rates and other else "" for other in beside.values()]
+        told += [format(one.median(name), form) if one.values(name) else "" for name, (_, form) in columns.items()]
+        rows.append([name, *told])
+    failed = [f"- {name} failed: `{one.error.replace('`', chr(39))}`" for name, one in outcomes.items() if one.error]
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in rows), *[""] * bool(failed), *failed])
+
+
+def machine(packages: Sequence[str]) -> str:
+    """The date, processor, cores, memory, how busy it is with other things, and the versions of some packages."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    gib, load = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, os.getloadavg()[0]
+    installed = {one.name: one.version for one in distributions()}
+    versions = ", ".join(f"{one} {installed.get(one, 'not installed')}" for one in packages)
+    told = f"{time.strftime('%Y-%m-%d')}, {cpu}, {os.cpu_count()} cores, {gib:.0f} GiB, load {load:.1f} before"
+    return f"{told}, Python {platform.python_version()}, {versions}"
+
+
+def write_section(path: Path, name: str, text: str) -> None:
+    """Print `text` and put it between the marks of this name, or at the end where there are none yet."""
+    Console(width=160, highlight=False).print(text, markup=False)
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = (path.read_text() if path.exists() else "# Results\n").partition(begin)
+    after = rest.partition(end)[2] or "\n"
+    path.write_text(f"{before.rstrip()}\n\n{begin}\n\n{text}\n\n{end}{after}")

@@ -1,186 +1,205 @@
 """The sections of `make gpu`: the machine, its data, the tests, and the rates of loader and training."""
 
+import itertools
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from bench.gpu_scale import DRY, FULL, Scale
-from bench.measure import drawn_data, forget, loader_rate, synchronize, training_rate
+from bench.loader import endless, loader_rate
+from bench.measure import ROOT, drawn_data
 from model.unet import UNetConfig
 from pipeline.cache import Caching
+from pipeline.decode import Decode
 from pipeline.loader import Loader, LoaderConfig
-from train import TrainConfig
+from train import Ranks, TrainConfig, optimise, start
 
 Result = dict[str, Any]
-ROOT = Path(__file__).parent.parent
 STARTED, LIMIT, LIMIT_OF_TESTS = time.perf_counter(), 420, 240
 """seconds: what would begin later than LIMIT is recorded as a failure, so that the whole ends within 8 minutes"""
 
 
-def sections(dry: bool, work: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is done: as it stands on a GPU, or a little of everything on the CPU."""
+
+    device: str = "cuda"
+    decode: Decode = "gpu"
+    """what is tested and measured first"""
+    sources: int = 60
+    """figures and rooms"""
+    samples: int = 40_000
+    whole: int = 400_000
+    """samples of the data set that is read from end to end"""
+    stored: tuple[int, ...] = (160, 64)
+    """heights and widths of the stored images, pixels, of one data set each"""
+    size: int = 64
+    """height and width of the images in batches, pixels"""
+    width: int = 32
+    """of the DualUNet"""
+    batch_sizes: tuple[int, ...] = (64, 256, 1024)
+    seconds: float = 2.0
+    """of each measurement"""
+
+    @property
+    def caches(self) -> tuple[Caching, ...]:
+        return ("host", "device") if self.device == "cuda" else ("host",)
+
+
+FULL = Scale()
+_LITTLE: dict[str, Any] = {"sources": 4, "samples": 400, "whole": 500, "stored": (64, 32), "size": 32, "width": 8}
+DRY = Scale(device="cpu", decode="cpu", batch_sizes=(8, 16), seconds=0.2, **_LITTLE)
+
+
+def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[Result]]]]:
     """Names and what to call, in order; `work` is an empty folder. A result with an `error` stands for a failure."""
-    scale = DRY if dry else FULL
-    yield "machine", partial(attempt, machine)
-    for section in (data, tests, loader, cached, training_step, training, whole):
-        yield section.__name__, partial(section, scale, work)
+    rates, sizes, decoders = partial(_rates, scale, work), scale.batch_sizes, dict.fromkeys((scale.decode, "cpu"))
+    yield "machine", lambda: [_attempt(_machine)]
+    yield "data", lambda: [_attempt(_composed, scale, work, stored, scale.samples) for stored in scale.stored]
+    yield "tests", partial(_tests, scale, work)
+    ways: list[Result] = [{"decode": decode, "batch_size": size} for size in sizes for decode in decoders]
+    special: list[Result] = [{"hw_decoder_load": load} for load in (0.0, 0.5, 0.75, 1.0)]
+    special += [{"decode": "portable"}, {"num_threads": 4}]
+    ways += [{"decode": scale.decode, "batch_size": sizes[len(sizes) // 2]} | one for one in special]
+    yield "loader", partial(rates, _loader_rate, ways, scale.stored)
+    ways = [{"decode": scale.decode, "batch_size": size, "cache": cache} for cache in scale.caches for size in sizes]
+    yield "cached", partial(rates, _loader_rate, ways)
+    ways = [{"decode": "portable", "num_threads": 1, "batch_size": size} for size in sizes]
+    yield "training_step", partial(rates, partial(_training_rate, resident=True), ways)
+    fed: list[Result] = [*({"decode": decode} for decode in decoders)]
+    fed += [{"decode": scale.decode, "cache": scale.caches[-1]}]
+    yield "training", partial(rates, _training_rate, [one | {"batch_size": size} for one in fed for size in sizes])
+    yield "whole", partial(_whole, scale, work)
 
 
-def attempt(do: Callable[[], Result]) -> Result:
+def _attempt(do: Callable[..., Result], *arguments: Any) -> Result:
     """What `do` returns, or its error: one failure must not cost what comes after."""
     try:
         if time.perf_counter() - STARTED > LIMIT:
             raise TimeoutError(f"not begun: {LIMIT} seconds had passed")
-        return do()
+        return do(*arguments)
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def machine() -> Result:
-    from nvidia import dali
-
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    cards = subprocess.run(query, capture_output=True, text=True).stdout.split("\n") if shutil.which(query[0]) else []
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "dali": dali.__version__}
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "driver": [card for card in cards if card],
-        "cuda": torch.version.cuda,
-        "versions": versions | {"torch": torch.__version__},
-    }
+def _machine() -> Result:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True).stdout.split() if gpus else []
+    versions = {name: import_module(name).__version__ for name in ("torch", "nvidia.dali", "numpy")}
+    about = {"date": time.strftime("%Y-%m-%d %H:%M:%S %z"), "system": platform.platform(), "cores": os.cpu_count()}
+    return about | {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda, "python": sys.version, **versions}
 
 
-def data(scale: Scale, work: Path) -> list[Result]:
-    """Draws and composes a data set for each size of stored images."""
-    return [attempt(partial(_composed, scale, work, stored, scale.samples)) for stored in scale.stored]
-
-
-def _composed(scale: Scale, work: Path, stored: int, samples: int) -> Result:
-    begin = time.perf_counter()
-    sizes = {"figures": scale.figures, "rooms": scale.rooms, "samples": samples}
-    dataset = drawn_data(work / f"{samples} of {stored}", **sizes, size=stored)
-    size = sum(shard.bytes for shard in dataset.manifest.shards)
-    return {**sizes, "pixels": stored, "bytes": size, "samples_per_second": samples / (time.perf_counter() - begin)}
-
-
-def _place(samples: int, stored: int, work: Path) -> Path:
+def _place(work: Path, stored: int, samples: int) -> Path:
     return work / f"{samples} of {stored}" / "data"
 
 
-def tests(scale: Scale, work: Path) -> list[Result]:
-    """Runs tests/gpu in a process of its own: an outcome for each test, and one for the whole."""
-    report = work / "report.jsonl"
-    settings = {
-        "SLUICE_DATA": str(_place(scale.samples, scale.stored[0], work)),
-        "SLUICE_DEVICE": scale.device,
-        "SLUICE_REPORT": str(report),
-    }
-    options = ["--confcutdir=tests/gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "tests/gpu", *options]
-    whole = attempt(partial(_run, command, settings))
+def _composed(scale: Scale, work: Path, stored: int, samples: int) -> Result:
+    begin, root = time.perf_counter(), _place(work, stored, samples).parent
+    dataset = drawn_data(root, figures=scale.sources, rooms=scale.sources, samples=samples, size=stored)
+    size, rate = sum(shard.bytes for shard in dataset.manifest.shards), samples / (time.perf_counter() - begin)
+    return {"sources": scale.sources, "samples": samples, "pixels": stored, "bytes": size, "samples_per_second": rate}
+
+
+def _tests(scale: Scale, work: Path) -> list[Result]:
+    """Run tests/gpu in a process of its own: an outcome for each test, and one for the whole."""
+    report, place = work / "report.jsonl", _place(work, scale.stored[0], scale.samples)
+    settings = {"SLUICE_DATA": str(place), "SLUICE_DEVICE": scale.device, "SLUICE_REPORT": str(report)}
+    whole = _attempt(_pytest, settings)
     outcomes = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
     return [*outcomes, {"test": "all of tests/gpu", **whole}]
 
 
-def _run(command: list[str], settings: dict[str, str]) -> Result:
-    finished = subprocess.run(command, cwd=ROOT, env=os.environ | settings, timeout=LIMIT_OF_TESTS)
-    error = {} if finished.returncode == 0 else {"error": f"pytest ended with exit code {finished.returncode}"}
-    return {"outcome": "failed" if error else "passed", **error}
+def _pytest(settings: dict[str, str]) -> Result:
+    options = ["--confcutdir=tests/gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "tests/gpu", *options]
+    code = subprocess.run(command, cwd=ROOT, env=os.environ | settings, timeout=LIMIT_OF_TESTS).returncode
+    return {"outcome": "failed", "error": f"pytest ended with exit code {code}"} if code else {"outcome": "passed"}
 
 
-def loader(scale: Scale, work: Path) -> list[Result]:
-    """Rates of the loader with nobody training: each decoder, and at one batch size each way to use the GPU."""
-    first, middle = scale.decode, scale.batch_sizes[len(scale.batch_sizes) // 2]
-    wanted: list[dict[str, Any]] = [
-        {"decode": decode, "batch_size": batch}
-        for batch in scale.batch_sizes
-        for decode in dict.fromkeys((first, "cpu"))
-    ]
-    wanted += [{"decode": first, "batch_size": middle, "hw_decoder_load": load} for load in scale.hw_decoder_loads]
-    wanted += [{"decode": "portable", "batch_size": middle}, {"decode": first, "batch_size": middle, "num_threads": 4}]
-    return [_rated(scale, work, stored, **options) for stored in scale.stored for options in wanted]
+def _rates(
+    scale: Scale, work: Path, rate: Callable[..., Result], ways: list[Result], stored: tuple[int, ...] = ()
+) -> list[Result]:
+    """What `rate` measures of each way to load, on the data set of each size in `stored`, or of the first."""
+    found = []
+    for pixels, way in itertools.product(stored or scale.stored[:1], ways):
+        config = LoaderConfig(data=_place(work, pixels, scale.samples), size=scale.size, **way)
+        found.append({"stored": pixels, **way, **_attempt(rate, scale, config)})
+    return found
 
 
-def cached(scale: Scale, work: Path) -> list[Result]:
-    """Rates of the loader from the cache, which the first epoch has filled."""
-    kept = ("host", "device") if scale.device == "cuda" else ("host",)
-    options = [{"batch_size": batch, "cache": cache} for cache in kept for batch in scale.batch_sizes]
-    return [_rated(scale, work, scale.stored[0], decode=scale.decode, **option) for option in options]
+def _loader_rate(scale: Scale, config: LoaderConfig) -> Result:
+    """The loader with nobody training."""
+    return loader_rate(config, torch.device(scale.device), scale.seconds)
 
 
-def _rated(scale: Scale, work: Path, stored: int, **options: Any) -> Result:
-    config = _reading(scale, work, stored, **options)
-    rate = attempt(partial(loader_rate, config, torch.device(scale.device), scale.seconds))
-    return {"stored": stored, **options, "num_threads": config.num_threads or os.cpu_count(), **rate}
+def _training_rate(scale: Scale, reading: LoaderConfig, resident: bool = False) -> Result:
+    """Samples a second of training, and the share of the time in which it waited for data.
 
-
-def training_step(scale: Scale, work: Path) -> list[Result]:
-    """Rates of training on one batch that lies on the device."""
-    return [
-        _trained(scale, work, resident=True, batch_size=size, decode="portable", num_threads=1)
-        for size in scale.batch_sizes
-    ]
-
-
-def training(scale: Scale, work: Path) -> list[Result]:
-    """Rates of training through the loader, and how much of the time it waits."""
-    ways: list[dict[str, Any]] = [{"decode": decode} for decode in dict.fromkeys((scale.decode, "cpu"))]
-    ways.append({"decode": scale.decode, "cache": "device" if scale.device == "cuda" else "host"})
-    return [_trained(scale, work, resident=False, batch_size=size, **way) for way in ways for size in scale.batch_sizes]
-
-
-def _trained(scale: Scale, work: Path, *, resident: bool, **options: Any) -> Result:
-    reading = _reading(scale, work, scale.stored[0], **options)
+    resident: the same batch again and again, which lies on the device: what training alone can do.
+    """
     config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb=False)
-    do = partial(training_rate, config, torch.device(scale.device), scale.seconds, resident=resident)
-    return {**options, "decode": "none" if resident else options["decode"], **attempt(do)}
+    training = start(config, Ranks(0, 1, device := torch.device(scale.device)))
+    with training.loader as loader:
+        batches = endless(loader)
+        batches = itertools.repeat(next(batches)) if resident else batches
+
+        def train_for(seconds: float) -> Result:
+            begin, before, samples = time.perf_counter(), loader.stats.waited, 0
+            while time.perf_counter() - begin < seconds:
+                optimise(training, training.model, batch := next(batches), config)
+                samples += len(batch.index)
+            _synchronize(device)
+            spent, waited = time.perf_counter() - begin, loader.stats.waited - before
+            return {"samples_per_second": samples / spent, "waiting_share": waited / spent}
+
+        train_for(scale.seconds / 2)
+        return train_for(scale.seconds)
 
 
-def _reading(scale: Scale, work: Path, stored: int, **options: Any) -> LoaderConfig:
-    return LoaderConfig(data=_place(scale.samples, stored, work), size=scale.size, **options)
+def _synchronize(device: torch.device) -> None:
+    """Wait for all that was begun on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
-def whole(scale: Scale, work: Path) -> list[Result]:
+def _whole(scale: Scale, work: Path) -> list[Result]:
     """Two epochs over many samples: the first from a cold page cache, decoding; the second from the device's cache."""
-    made = attempt(partial(_composed, scale, work, scale.stored[0], scale.whole))
-    if "error" in made:
-        return [made]
-    return [made, *_listed(attempt(partial(_epochs, scale, _place(scale.whole, scale.stored[0], work))))]
-
-
-def _epochs(scale: Scale, place: Path) -> Result:
-    cache: Caching = "device" if scale.device == "cuda" else "host"
-    config = LoaderConfig(data=place, size=scale.size, batch_size=scale.batch_sizes[-1], cache=cache)
+    made, place = (
+        _attempt(_composed, scale, work, scale.stored[0], scale.whole),
+        _place(work, scale.stored[0], scale.whole),
+    )
     for tar in place.glob("*.tar"):
-        forget(tar)
-    said: list[Result] = []
-    with Loader(config, device=scale.device) as opened:
-        for name in ("decoded, cold page cache", f"from the {cache}'s cache"):
-            before = opened.stats
-            for _ in opened:
+        with tar.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    config = LoaderConfig(data=place, size=scale.size, batch_size=scale.batch_sizes[-1], cache=scale.caches[-1])
+    epochs: list[Result] = []
+    failed = _attempt(_read_twice, config, scale.device, epochs)
+    return [made, *epochs, *([failed] if failed else [])]
+
+
+def _read_twice(config: LoaderConfig, device: str, epochs: list[Result]) -> Result:
+    with Loader(config, device=device) as loader:
+        for name in ("decoded, cold page cache", f"from the {config.cache}'s cache"):
+            before = loader.stats
+            for _ in loader:
                 pass
-            synchronize(opened.device)
-            stats = opened.stats.since(before)
+            _synchronize(loader.device)
+            stats = loader.stats.since(before)
             rate = {"samples_per_second": stats.samples_per_second, "busy": stats.busy, "said": str(stats)}
-            said.append({"epoch": name, "decode": opened.decode, "seconds": stats.seconds, **rate})
-    return {"epochs": said}
-
-
-def _listed(result: Result) -> list[Result]:
-    epochs: list[Result] = result.pop("epochs", [])
-    return epochs or [result]
+            epochs.append({"epoch": name, "decode": loader.decode, "seconds": stats.seconds, **rate})
+    return {}

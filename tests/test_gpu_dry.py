@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu import gpus
-from bench.report import failures
+from bench.gpu import failures, gpus
 
 ROOT = Path(__file__).parent.parent
 TESTS = 14

@@ -1,186 +1,149 @@
-"""Formats written, contenders run in turns: each in a process of its own, watched, and named if it fails."""
+"""A fair race of loaders: `python -m bench.race.run [--data DATA_SET]`, or `make bench-loaders`.
+
+Builds the same samples in every contender's format, then runs them in turns, each in a process of its own, and writes
+results/loaders.png and a section of RESULTS.md in the folder `--out`.
+"""
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import tyro
+from rich.progress import track
 
-from bench.race.contenders import Contender
-from bench.race.formats import FORMATS, members, write_folders
+from bench.measure import (
+    RESULTS,
+    CommandError,
+    Outcome,
+    drawn_data,
+    in_turns,
+    machine,
+    run_watched,
+    shards_command,
+    table,
+    write_section,
+)
+from bench.race.formats import FORMATS, members
+from bench.race.loaders import CONTENDERS, Contender
 from bench.race.truth import Truth
-from bench.race.watch import memory
-from shards.errors import InputError
+from shards.errors import InputError, report_errors
+from shards.format.dataset import Dataset
 
-ROOT = Path(__file__).parent.parent.parent
 LIMIT = 120.0
 """seconds beyond its measurement after which a contender counts as hanging"""
-EVERY = 0.25
-"""seconds between two looks at the memory"""
-PATIENCE = 2.0
-"""seconds that processes have to end in, asked and then forced"""
-NOT_INSTALLED = Path(sys.prefix) / "not-installed.json"
-"""what pip said of the peers that it could not install (bench/race/install.py)"""
+PACKAGES = "litdata mosaicml-streaming numpy nvidia-dali-cuda120 opencv-python-headless pillow simplejpeg spdl torch"
+COLOURS = {"peer": "#8a9bb0", "ours": "#d9622b", "floor": "#404040"}
 
 
-@dataclass(frozen=True)
-class Race:
-    """Where the formats lie, how long it takes, and what pip or a format's writer said where it failed."""
+@dataclass(frozen=True, kw_only=True)
+class RaceConfig:
+    """How long the race takes, and on what."""
 
-    scratch: Path
-    rounds: int
-    seconds: float
-    warm_up: float
-    unwritten: dict[str, str] = field(default_factory=dict)
+    data: Path | None = None
+    """a data set to race on, of JPEGs; one is drawn if not given"""
+    samples: int = 8000
+    """that are drawn"""
+    rounds: int = 5
+    """how often each contender runs"""
+    seconds: float = 2.5
+    """of each measurement"""
+    warm_up: float = 1.0
+    """seconds before each measurement"""
+    out: Path = RESULTS.parent
+    """folder of RESULTS.md and results/"""
 
-
-@dataclass
-class Run:
-    """One contender in one round: what was measured, or why nothing was."""
-
-    round: int
-    contender: Contender
-    measured: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-
-class Failed(Exception):  # noqa: N818 - a finding about a contender
-    """A process ended badly; the message is the last line of what it said."""
+    def __post_init__(self) -> None:
+        if self.samples < 100 or self.rounds < 1 or self.seconds <= 0 or self.warm_up < 0:
+            raise InputError("samples must be 100 or more, rounds 1 or more, seconds positive, warm-up not negative.")
 
 
-def build_formats(data: Path, samples: int, scratch: Path) -> tuple[int, dict[str, str]]:
-    """Writes all formats from the data set in `data`. Returns how many samples they have, and the errors by format."""
-    errors: dict[str, str] = {}
-    with _progress("formats", len(FORMATS) + 1) as advance:
-        advance("folders", 0)
-        count = write_folders(data, samples, scratch)
-        for name in FORMATS:
-            advance(name, 1)
-            try:
-                _process(["bench.race.formats", name, str(scratch)], scratch, timeout=10 * LIMIT)
-            except Failed as failed:
-                errors[name] = str(failed)
-        advance("", 1)
-    if "shards" in errors:
-        raise InputError(f"the shards could not be written: {errors['shards']}")
-    return count, errors
-
-
-def race(contenders: Sequence[Contender], plan: Race, truth: Truth) -> list[Run]:
-    """All contenders, round by round; one that fails is not run again. `truth` judges the first batches."""
-    runs: list[Run] = []
-    _into_page_cache(plan.scratch)
-    with _progress("race", plan.rounds * len(contenders)) as advance:
-        for number in range(1, plan.rounds + 1):
-            for contender in contenders:
-                advance(f"round {number} of {plan.rounds}, {contender.name}", 0)
-                if not any(run.error and run.contender == contender for run in runs):
-                    runs.append(_run(number, contender, plan, truth))
-                advance("", 1)
-    return runs
-
-
-def _run(number: int, contender: Contender, plan: Race, truth: Truth) -> Run:
-    run, first = Run(number, contender), plan.scratch / "first.npz"
-    checked = number == 1 and contender.kind != "floor"
-    where = plan.scratch / contender.format
-    warm_samples = len(members(plan.scratch / "folders")) if contender.warm_epoch else 0
-    command = ["bench.race.one", contender.runs, where, plan.seconds, plan.warm_up, warm_samples]
-    try:
-        if reason := plan.unwritten.get(contender.format):
-            raise Failed(f"its format could not be written: {reason}")
-        run.measured = _process(
-            [*map(str, command), *([str(first)] if checked else [])], plan.scratch, plan.seconds + LIMIT
-        )
-        if checked:
-            run.measured["pixel_difference"] = truth.difference(first)
-    except (Failed, ValueError) as error:
-        run.error = " ".join([str(error), *_said_by_pip(contender)])
-    finally:
-        first.unlink(missing_ok=True)
-    return run
-
-
-def _said_by_pip(contender: Contender) -> list[str]:
-    said: dict[str, str] = json.loads(NOT_INSTALLED.read_text()) if NOT_INSTALLED.exists() else {}
-    return [f"({package} is not installed: {said[package]})" for package in contender.packages if package in said]
-
-
-def _process(arguments: list[str], scratch: Path, timeout: float) -> dict[str, Any]:
-    """Runs a module in a process group of its own: what it prints last, if that is JSON, and its peak memory in MiB.
-
-    One thread for OpenMP: workers and threads are two for all, and must not multiply. What peers leave in the folder
-    for temporary files goes with `scratch`.
-    """
-    peak, temporary = [0.0, 0.0], scratch / "tmp"
-    temporary.mkdir(exist_ok=True)
-    with (scratch / "said").open("w+") as said, (scratch / "printed").open("w+") as printed:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
-            stdout=printed,
-            stderr=said,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+def build_formats(config: RaceConfig, scratch: Path) -> dict[str, str]:
+    """Write the samples in all formats. Return why the others are not there, by format."""
+    sources = {"figures": min(100, config.samples // 20), "rooms": min(80, config.samples // 20)}
+    data = config.data or drawn_data(scratch, **sources, samples=config.samples).root
+    run_watched(shards_command("export", data, scratch / "folders"), limit=10 * LIMIT)
+    errors = {}
+    for name in track(FORMATS, "formats"):
         try:
-            until = time.monotonic() + timeout
-            while process.poll() is None and time.monotonic() < until:
-                peak = [max(pair) for pair in zip(peak, memory(process.pid), strict=True)]
-                time.sleep(EVERY)
-            hangs = process.poll() is None
-        finally:
-            _end(process)
-        lines = [_last_line(file) for file in (said, printed)]
-    if hangs:
-        raise Failed(f"had not ended after {timeout:.0f} s")
-    if process.returncode:
-        raise Failed(lines[0] or f"ended with exit code {process.returncode}, and said nothing")
-    found: dict[str, Any] = json.loads(lines[1]) if lines[1].startswith("{") else {}
-    return found | {"memory_mib": peak[0], "memory_with_files_mib": peak[1]}
+            run_watched([sys.executable, "-m", "bench.race.formats", name, str(scratch)], limit=10 * LIMIT)
+        except CommandError as error:
+            errors[name] = f"its format could not be written: {error}"
+    return errors
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends the process and all that it started: its workers may outlive it.
-
-    Asked first: Python's resource tracker does not listen, and clears away shared memory when the others are gone.
-    """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until:
-            process.poll()
-            try:
-                os.killpg(process.pid, number)
-            except ProcessLookupError:
-                return
-            time.sleep(0.02)
-
-
-def _last_line(file: Any) -> str:
-    file.seek(0)
-    lines = [line.strip() for line in file.read().splitlines() if line.strip()]
-    return lines[-1] if lines else ""
-
-
-def _into_page_cache(folder: Path) -> None:
-    for path in folder.rglob("*"):
+def race(
+    contenders: Sequence[Contender], config: RaceConfig, scratch: Path, unwritten: dict[str, str]
+) -> dict[str, Outcome]:
+    """Run all contenders, round by round, on the formats in `scratch`. `unwritten`: why a format is not there."""
+    truth, samples = Truth(scratch / "folders"), len(members(scratch / "folders"))
+    for path in scratch.rglob("*"):
         if path.is_file():
-            path.read_bytes()
+            path.read_bytes()  # into the page cache
+
+    def measured(one: Contender) -> dict[str, float]:
+        if one.format in unwritten:
+            raise CommandError(unwritten[one.format])
+        what = (one.run.__name__, " ".join(one.modules), scratch / one.format)
+        how = (config.seconds, config.warm_up, samples if one.warm_epoch else 0, batch := scratch / "first.npz")
+        command = [sys.executable, "-m", "bench.race.one", *map(str, (*what, *how))]
+        taken = run_watched(command, limit=config.seconds + LIMIT, every=0.25)
+        judged = {} if one.kind == "floor" else {"pixel_difference": truth.difference(batch)}
+        return {**json.loads(taken.printed), "memory_mib": taken.memory, **judged}
+
+    return in_turns({one.name: partial(measured, one) for one in contenders}, config.rounds)
 
 
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Any]:
-    """A bar with elapsed and remaining time; the function it yields says what is under way and how much is done."""
-    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn(), "of which remain", TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}")) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda now, done: bar.update(task, advance=done, **({"description": now} if now else {}))
+def section(contenders: Sequence[Contender], outcomes: dict[str, Outcome], *told: str) -> str:
+    """The section of RESULTS.md."""
+    rates = {kind: [outcomes[one.name].median() for one in contenders if one.kind == kind] for kind in COLOURS}
+    beside = {"best peer": max(rates["peer"], default=0.0), "floor": max(rates["floor"], default=0.0)}
+    picture = "![samples a second of each loader](results/loaders.png)"
+    return "\n\n".join(["## Loaders", *told, table(outcomes, beside), picture])
+
+
+def plot(path: Path, contenders: Sequence[Contender], outcomes: dict[str, Outcome], title: str) -> None:
+    """Medians as bars on a logarithmic axis, least and most as whiskers; failures are left out."""
+    from matplotlib.figure import Figure
+
+    good = sorted((one for one in contenders if outcomes[one.name].rounds), key=lambda one: outcomes[one.name].median())
+    rates = [outcomes[one.name].values() for one in good]
+    medians = [outcomes[one.name].median() for one in good]
+    spread = [[median - min(own) for median, own in zip(medians, rates, strict=True)]]
+    spread.append([max(own) - median for median, own in zip(medians, rates, strict=True)])
+    figure = Figure(figsize=(9, 1.6 + 0.34 * len(good)), layout="constrained")
+    axes = figure.subplots()
+    colours = [COLOURS[one.kind] for one in good]
+    bars = axes.barh([one.name for one in good], medians, xerr=spread, color=colours, ecolor="#222222", log=True)
+    axes.bar_label(bars, [f"{median:,.0f}" for median in medians], padding=4, fontsize=9)
+    axes.set_xlim(0.5 * min(medians), 3 * max(medians))
+    axes.set_xlabel("samples a second (logarithmic), median, least and most of the rounds")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main(config: RaceConfig, scratch: Path) -> None:
+    """Race in `scratch`."""
+    os.environ["TMPDIR"] = str(scratch)  # what peers leave there goes with it
+    unwritten, before = build_formats(config, scratch), machine([*PACKAGES.split(), "webdataset"])
+    dataset = Dataset.open(scratch / "shards")
+    height, width = dataset.manifest.image_size
+    size = sum(shard.bytes for shard in dataset.manifest.shards) / len(dataset)
+    kind = "given" if config.data else "drawn"
+    data = f"{len(dataset):,} samples, {kind}, {width}x{height} px, {size / 1000:.0f} kB each"
+    how = f"rounds: {config.rounds}, each {config.seconds:g} s after {config.warm_up:g} s of warm-up"
+    outcomes = race(CONTENDERS, config, scratch, unwritten)
+    (config.out / "results").mkdir(parents=True, exist_ok=True)
+    plot(config.out / "results" / "loaders.png", CONTENDERS, outcomes, f"{data}\n{before.partition(', Python')[0]}")
+    text = section(CONTENDERS, outcomes, f"`python -m bench.race.run`, {before}.", f"{data}; {how}.")
+    write_section(config.out / "RESULTS.md", "loaders", text)
+
+
+if __name__ == "__main__":
+    with report_errors(), tempfile.TemporaryDirectory(prefix="sluice-race-") as folder:
+        main(tyro.cli(RaceConfig, prog="python -m bench.race.run", description=__doc__), Path(folder))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu_scale import DRY, FULL, Scale
+from bench.sections import DRY, FULL, Scale
 from pipeline.loader import LoaderConfig
 
 collect_ignore_glob = [] if "SLUICE_DATA" in os.environ else ["test_*.py"]
@@ -41,4 +41,6 @@ def device(scale: Scale) -> torch.device:
 @pytest.fixture(scope="session")
 def config(scale: Scale, data: Path) -> LoaderConfig:
     """Batches decoded on the GPU, several of them at once."""
-    return LoaderConfig(data=data, size=scale.size, batch_size=scale.learn_batch, decode=scale.decode, num_threads=4)
+    return LoaderConfig(
+        data=data, size=scale.size, batch_size=128 if scale.device == "cuda" else 16, decode=scale.decode, num_threads=4
+    )

@@ -9,31 +9,30 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.gpu_scale import DRY, FULL
+from bench.sections import DRY, FULL
 from evaluate import evaluate
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
-from train import TrainConfig, autocast_dtype, criterion, distributed, optimise, start
+from train import TrainConfig, autocast_dtype, distributed, optimise, start
 
 
 def main(data: Path, wanted: str) -> None:
     scale = DRY if wanted == DRY.device else FULL
-    batch = scale.learn_batch
+    batch = 128 if scale.device == "cuda" else 16
     read = LoaderConfig(data=data, size=scale.size, batch_size=batch, decode=scale.decode, num_threads=2)
     config = TrainConfig(loader=read, unet=UNetConfig(width=scale.width, levels=3), wandb=False)
     with distributed(wanted) as ranks:
         training = start(config, ranks)
         network = DistributedDataParallel(training.model)
-        losses_of, dtype = criterion(config), autocast_dtype(config.precision, ranks.device)
         with training.loader as loader:
             for batch_of_rank in itertools.islice(loader, 8):
-                optimise(training, network, batch_of_rank, losses_of, dtype, config.grad_clip)
+                optimise(training, network, batch_of_rank, config)
         weights = torch.cat([parameter.detach().flatten() for parameter in training.model.parameters()])
         others = [torch.empty_like(weights) for _ in range(ranks.world_size)]
         dist.all_gather(others, weights)
         held_out = LoaderConfig(**{**vars(read), "split": "val", "shuffle": False})
         with Loader(held_out, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device) as validation:
-            metrics, _ = evaluate(training.model, validation, dtype)
+            metrics, _ = evaluate(training.model, validation, autocast_dtype(config.precision, ranks.device))
             measured = torch.tensor(validation.stats.samples, device=ranks.device)
         dist.all_reduce(measured)
         if ranks.first:

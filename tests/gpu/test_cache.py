@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.gpu_scale import Scale
+from bench.sections import Scale
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 

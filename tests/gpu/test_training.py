@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.gpu_scale import Scale
+from bench.sections import Scale
 from checkpoint import Training
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
-from train import Ranks, TrainConfig, autocast_dtype, criterion, optimise, start, train
+from train import Ranks, TrainConfig, autocast_dtype, optimise, start, train
 
 Record = Callable[[str, object], None]
 BEFORE, AFTER = 6, 6
@@ -28,7 +28,7 @@ def training_config(config: LoaderConfig, scale: Scale, tmp_path: Path) -> Train
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     unet = UNetConfig(width=scale.width, levels=4 if scale.width > 16 else 3)
-    return TrainConfig(loader=config, unet=unet, out=run, epochs=scale.learn_epochs, wandb=False, log_every=5)
+    return TrainConfig(loader=config, unet=unet, out=run, epochs=2, wandb=False, log_every=5)
 
 
 def test_it_learns(training_config: TrainConfig, scale: Scale, device: torch.device, record_property: Record) -> None:
@@ -39,16 +39,15 @@ def test_it_learns(training_config: TrainConfig, scale: Scale, device: torch.dev
     record_property("mask_iou", reached)
     record_property("precision", str(autocast_dtype(training_config.precision, device)))
     assert losses[-1] < losses[0]
-    assert reached > scale.learn_iou
+    assert reached > (0.7 if device.type == "cuda" else 0.5)
 
 
 def steps(training: Training, config: TrainConfig, device: torch.device, count: int) -> list[Tensor]:
     """Makes optimiser steps; returns the rows that each one saw."""
-    losses_of, dtype = criterion(config), autocast_dtype(config.precision, device)
     seen = []
     training.model.train()
     for batch in itertools.islice(training.loader, count):
-        optimise(training, training.model, batch, losses_of, dtype, config.grad_clip)
+        optimise(training, training.model, batch, config)
         seen.append(batch.index)
     return seen
 
