@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from small_data import ONE_WORKER, SIZE, Drawn, built, compose_config, convert
 
-from shards.draw import draw_data
+from demo.draw import draw_data
 from shards.ingest.compose import plan_composition
 from shards.inspect.export import export
 
