@@ -58,17 +58,15 @@ def draw_predictions(samples: int = 4) -> None:
     figure = Figure(figsize=(9, 1.86 * samples), layout="constrained")
     axes = figure.subplots(samples, 5)
     for row, fg_bg, bg, mask, depth in zip(axes, *batch[:4], strict=True):
-        image, background = fg_bg.permute(1, 2, 0), bg.permute(1, 2, 0)
-        found_mask, found_depth = predict(model, image, background, trained["loader"]["size"])
-        row[0].imshow(image)
-        for cell, values in zip(row[1::2], (mask[0] / 255, found_mask), strict=True):
-            cell.imshow(values, cmap="gray", vmin=0, vmax=1)
-        for cell, values in zip(row[2::2], (depth[0] / 255, found_depth), strict=True):
-            cell.imshow(values, cmap="magma_r", vmin=0, vmax=depth.max() / 255)
-    for cell, title in zip(axes[0], ("image", "mask", "depth", "predicted mask", "predicted depth"), strict=True):
+        image, far = fg_bg.permute(1, 2, 0), depth.max() / 255
+        found_mask, found_depth = predict(model, image, bg.permute(1, 2, 0), trained["loader"]["size"])
+        pictures = image, mask[0] / 255, depth[0] / 255 / far, found_mask, found_depth / far
+        for cell, picture, colours in zip(row, pictures, (None, *["gray", "magma_r"] * 2), strict=True):
+            cell.imshow(picture, cmap=colours, vmin=0, vmax=1)
+            cell.axis("off")
+    titles = "image", "true mask", "true depth", "predicted mask", "predicted depth"
+    for cell, title in zip(axes[0], titles, strict=True):
         cell.set_title(title, fontsize=11)
-    for cell in axes.flat:
-        cell.axis("off")
     figure.savefig(PICTURE, dpi=100)
 
 
