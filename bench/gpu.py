@@ -3,8 +3,7 @@
     python3 -m bench.gpu [--dry]          or: make gpu [DRY=1]
 
 --dry walks the same code on the CPU, with little of everything. Results go to $OUT/gpu.json where OUT is set, else to
-bench/results/ (of a dry run: to a temporary folder), after each section, and to the
-terminal. The exit code is 0 if all
+bench/results/ (of a dry run: to a temporary folder), and to the terminal, after each section. The exit code is 0 if all
 went well, 1 if anything failed, 2 if a package is missing, 3 if there is no GPU.
 """
 
@@ -50,12 +49,6 @@ def missing() -> list[str]:
     return lacking
 
 
-def results_path(dry: bool) -> Path:
-    if dry or "OUT" in os.environ:
-        return Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="sluice-gpu-")) / "gpu.json"
-    return Path(__file__).parent / "results" / f"gpu-{time.strftime('%Y-%m-%d')}.json"
-
-
 def failures(results: dict[str, Any]) -> list[str]:
     """What did not go well, a line each: errors, tests that failed, and tests that did not run."""
     found = []
@@ -80,7 +73,9 @@ def run(dry: bool) -> int:
     from bench.sections import DRY, FULL, sections
 
     faulthandler.dump_traceback_later(LIMIT, exit=True)
-    path, results = results_path(dry), dict[str, Any]()
+    path, results = Path(__file__).parent / "results" / f"gpu-{time.strftime('%Y-%m-%d')}.json", dict[str, Any]()
+    if dry or "OUT" in os.environ:
+        path = Path(os.environ.get("OUT") or tempfile.mkdtemp(prefix="sluice-gpu-")) / "gpu.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sluice-gpu-data-") as work:
         for name, section in sections(DRY if dry else FULL, Path(work)):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.measure import drawn_data, in_turns, table
+from bench.measure import drawn_data, endless, in_turns, table
 from pipeline.batch import Batch
 from pipeline.decode import Decode, candidates, make_decoder
 from pipeline.loader import Loader, LoaderConfig
@@ -25,12 +25,6 @@ from shards.machine import cpu_count
 
 BATCH, SECONDS, ROUNDS = 64, 3.0, 3
 CPU = torch.device("cpu")
-
-
-def endless(loader: Loader) -> Iterator[Batch]:
-    """The batches of one epoch after the other."""
-    while True:
-        yield from loader
 
 
 def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> dict[str, float]:

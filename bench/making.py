@@ -15,73 +15,67 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.measure import RESULTS, Taken, in_turns, machine, run_watched, shards_command, table, write_section
-from demo.draw import draw_data
+from bench.measure import (
+    RESULTS,
+    Taken,
+    drawn_data,
+    in_turns,
+    machine,
+    run_watched,
+    shards_command,
+    table,
+    write_section,
+)
 from shards.errors import report_errors
-from shards.format.images import encoded
+from shards.format.images import encode_image
 from shards.machine import cpu_count
 
 WORKERS, ROUNDS, LIMIT = cpu_count(), 3, 600.0
 """processes of all but GNU tar; how often each command runs; seconds after which it counts as hanging"""
+OWN = [sys.executable, "-m", "bench.making"]
 BARE, TAR, FULL, COMPOSE, ENCODE = "decoding alone", "GNU tar", "convert", "compose", "encoding alone"
 CONVERTED, FEW, MANY, SIZES = 32_000, 40_000, 100_000, (160, 64)
 """samples of 160 px that are converted; samples that are composed, of heights and widths in pixels"""
-TREES = ("OverlayedImages", "OverlayedMasks", "DepthImage")
 
 
-def decode(folder: Path) -> None:
+def decode(folder: str) -> None:
     """Decode every file of the folder once, and do nothing else."""
-    files = sorted(folder.rglob("*.jpg"))
     with get_context("fork").Pool(WORKERS) as pool:
-        pool.map(_decode, [files[part::WORKERS] for part in range(WORKERS)])
+        pool.map(_load, sorted(map(str, Path(folder).rglob("*.jpg"))), chunksize=500)
 
 
-def _decode(files: list[Path]) -> None:
-    for path in files:
-        with Image.open(path) as image:
-            image.load()
+def _load(path: str) -> None:
+    with Image.open(path) as image:
+        image.load()
 
 
-def encode(folder: Path, samples: int) -> None:
-    """Encode as many samples, those of the folder over and over, and do nothing else."""
+def encode(folder: str, size: str, samples: str) -> None:
+    """Encode as many samples, the first 200 of the folder over and over, and do nothing else."""
     with get_context("fork").Pool(WORKERS) as pool:
-        pool.map(_encode, [(folder, samples // WORKERS)] * WORKERS)
+        pool.map(partial(_encode, Path(folder), int(size)), [int(samples) // WORKERS] * WORKERS)
 
 
-def _encode(given: tuple[Path, int]) -> None:
-    folder, samples = given
-    trees = [sorted((folder / name).rglob("*.jpg")) for name in TREES]
-    ready = [[Image.open(path).copy() for path in paths] for paths in zip(*trees, strict=True)]
+def _encode(folder: Path, size: int, samples: int) -> None:
+    names = ("OverlayedImages", "OverlayedMasks", "DepthImage")
+    trees = [sorted((folder / name).rglob("*.jpg"))[:200] for name in names]
+    ready = [[Image.open(path).resize((size, size)) for path in paths] for paths in zip(*trees, strict=True)]
     for number in range(samples):
         for image in ready[number % len(ready)]:
-            encoded(image, "jpg", full_chroma=image.width < 160)
+            encode_image(image, "jpg", full_chroma=size < 160)
 
 
-def own_command(work: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", "bench.making", work, *map(str, arguments)]
-
-
-def compose_command(drawn: Path, out: Path | str, samples: int, size: int) -> list[str]:
+def compose_command(drawn: Path, size: int, samples: int) -> list[str]:
     """Compose some of the 400,000 samples that 100 figures, mirrored too, make on 100 rooms at 20 places."""
     sources = {name: drawn / name for name in ("fg", "bg", "depth")}
     amount = {"places": 20, "mirror": True, "samples": samples, "size": size, "workers": WORKERS}
-    return shards_command("compose", out=out, **sources, **amount)
-
-
-def folders(drawn: Path, out: Path, samples: int, size: int) -> Path:
-    """Compose samples in the folders of 2020."""
-    data = out.with_suffix(".data")
-    run_watched(compose_command(drawn, data, samples, size), limit=LIMIT)
-    run_watched(shards_command("export", data, out), limit=LIMIT)
-    shutil.rmtree(data)
-    return out
+    return shards_command("compose", out="OUT/data", **sources, **amount)
 
 
 def convert_commands(folder: Path) -> dict[str, list[str]]:
     """The commands that read or pack the files of a folder, by name."""
     convert = shards_command("convert", folder, "OUT/data", workers=WORKERS)
     return {
-        BARE: own_command("decode", folder),
+        BARE: [*OWN, "decode", str(folder)],
         FULL: convert,
         f"{FULL} --verify header": [*convert, "--verify", "header"],
         TAR: ["tar", "-cf", "OUT/all.tar", "-C", str(folder), "."],
@@ -99,33 +93,32 @@ def run(command: list[str], scratch: Path) -> Taken:
         shutil.rmtree(out)
 
 
-def told(taken: Taken, samples: int) -> dict[str, float]:
-    cpu, memory = taken.cpu / samples * 1e6, taken.memory
-    return {"samples_per_second": samples / taken.seconds, "cpu_us_per_sample": cpu, "memory_mib": memory}
+def rates(samples: int, many: Taken, few: Taken | None = None) -> dict[str, float]:
+    """What `samples` took: all of a command, or what it took more than another."""
+    seconds, cpu = (many.seconds - few.seconds, many.cpu - few.cpu) if few else (many.seconds, many.cpu)
+    per_second, per_sample = samples / seconds, cpu / samples * 1e6
+    return {"samples_per_second": per_second, "cpu_us_per_sample": per_sample, "memory_mib": many.memory}
 
 
 def converting(commands: dict[str, list[str]], scratch: Path, samples: int, rounds: int = ROUNDS) -> str:
     """The table of whole commands."""
 
     def whole(command: list[str]) -> dict[str, float]:
-        return told(run(command, scratch), samples)
+        return rates(samples, run(command, scratch))
 
     outcomes = in_turns({name: partial(whole, command) for name, command in commands.items()}, rounds)
     return table(outcomes, {name: outcomes[name].median() for name in (BARE, TAR)})
 
 
-def composing(drawn: Path, scratch: Path, size: int) -> str:
+def composing(drawn: Path, folder: Path, scratch: Path, size: int) -> str:
     """The table of samples FEW to MANY; so starting, and looking at the sources, is left out."""
-    ready = folders(drawn, scratch / f"ready-{size}", 200, size)
 
     def between(command: Callable[[int], list[str]]) -> dict[str, float]:
-        few, many = (run(command(samples), scratch) for samples in (FEW, MANY))
-        return told(many._replace(seconds=many.seconds - few.seconds, cpu=many.cpu - few.cpu), MANY - FEW)
+        few = run(command(FEW), scratch)
+        return rates(MANY - FEW, run(command(MANY), scratch), few)
 
-    commands = {
-        ENCODE: partial(own_command, "encode", ready),
-        COMPOSE: partial(compose_command, drawn, "OUT/data", size=size),
-    }
+    commands: dict[str, Callable[[int], list[str]]] = {COMPOSE: partial(compose_command, drawn, size)}
+    commands[ENCODE] = lambda samples: [*OWN, "encode", str(folder), str(size), str(samples)]
     outcomes = in_turns({name: partial(between, command) for name, command in commands.items()}, ROUNDS)
     return table(outcomes, {ENCODE: outcomes[ENCODE].median()})
 
@@ -133,25 +126,18 @@ def composing(drawn: Path, scratch: Path, size: int) -> str:
 def main() -> None:
     parts = [f"## Making shards\n\n`python -m bench.making`, {machine(['pillow'])}. Rounds: {ROUNDS}."]
     with tempfile.TemporaryDirectory(prefix="sluice-making-") as name:
-        scratch = Path(name)
-        drawn = scratch / "drawn"
-        draw_data(drawn / "fg", drawn / "bg", drawn / "depth", figures=100, rooms=100)
-        folder = folders(drawn, scratch / "folders", CONVERTED, 160)
-        parts += [
-            f"Converting {CONVERTED:,} samples of 160 px:",
-            converting(convert_commands(folder), scratch, CONVERTED),
-        ]
+        scratch, folder = Path(name), Path(name) / "folders"
+        data = drawn_data(scratch, figures=100, rooms=100, samples=CONVERTED)
+        run_watched(shards_command("export", data.root, folder), limit=LIMIT)
+        parts.append(f"Converting {CONVERTED:,} samples of 160 px:")
+        parts.append(converting(convert_commands(folder), scratch, CONVERTED))
         for size in SIZES:
-            parts += [f"Composing {MANY - FEW:,} samples of {size} px:", composing(drawn, scratch, size)]
+            parts.append(f"Composing {MANY - FEW:,} samples of {size} px:")
+            parts.append(composing(scratch / "drawn", folder, scratch, size))
     write_section(RESULTS, "making", "\n\n".join(parts))
 
 
 if __name__ == "__main__":
     with report_errors():
-        match sys.argv[1:]:
-            case ["decode", folder]:
-                decode(Path(folder))
-            case ["encode", folder, samples]:
-                encode(Path(folder), int(samples))
-            case _:
-                main()
+        work: dict[str, Callable[..., None]] = {"decode": decode, "encode": encode}
+        work.get(" ".join(sys.argv[1:2]), main)(*sys.argv[2:])

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -24,8 +24,6 @@ from shards.format.dataset import Dataset
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "RESULTS.md"
-PATIENCE = 2.0
-"""seconds that processes have to end in when they are asked to"""
 
 
 class Taken(NamedTuple):
@@ -39,6 +37,12 @@ class Taken(NamedTuple):
 
 class CommandError(InputError):
     """A command ended badly; the message is the last line of what it said."""
+
+
+def endless(epoch: Iterable[Any]) -> Iterator[Any]:
+    """The batches of one epoch after the other."""
+    while True:
+        yield from epoch
 
 
 def shards_command(name: str, *positional: object, **options: object) -> list[str]:
@@ -69,7 +73,7 @@ def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) ->
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as printed:
-        begin, cpu, peak = time.perf_counter(), _children_cpu(), 0.0
+        begin, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0.0
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=printed, stderr=said, start_new_session=True
         )
@@ -85,20 +89,21 @@ def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) ->
             raise CommandError(f"had not ended after {limit:.0f} s")
         if code:
             raise CommandError(_last_line(said) or f"ended with exit code {code}, and said nothing")
-        return Taken(seconds, _children_cpu() - cpu, peak, _last_line(printed))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended, and of theirs
+        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        return Taken(seconds, cpu, peak, _last_line(printed))
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """End the process and all that it started: its workers may outlive it.
 
-    They are asked first: Python's resource tracker does not listen, and clears away shared memory when the others are
-    gone.
+    They are asked for 2 seconds, then forced: Python's resource tracker does not listen, and clears away shared memory
+    when the others are gone.
     """
-    begin = time.monotonic()
     with suppress(ProcessLookupError):
-        while (spent := time.monotonic() - begin) < 2 * PATIENCE:
+        for attempt in range(200):
             process.poll()
-            os.killpg(process.pid, signal.SIGTERM if spent < PATIENCE else signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGTERM if attempt < 100 else signal.SIGKILL)
             time.sleep(0.02)
 
 
@@ -106,11 +111,6 @@ def _last_line(file: IO[str]) -> str:
     file.seek(0)
     lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else ""
-
-
-def _children_cpu() -> float:
-    """User and system seconds of all processes that were started here and have ended, and of theirs."""
-    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def cpu_seconds(pid: int) -> float:

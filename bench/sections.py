@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from bench.loader import endless, loader_rate
-from bench.measure import ROOT, drawn_data
+from bench.loader import loader_rate
+from bench.measure import ROOT, drawn_data, endless
 from model.unet import UNetConfig
 from pipeline.cache import Caching
 from pipeline.decode import Decode
@@ -46,20 +46,17 @@ class Scale:
     """heights and widths of the stored images, pixels, of one data set each"""
     size: int = 64
     """height and width of the images in batches, pixels"""
+    caches: tuple[Caching, ...] = ("host", "device")
     width: int = 32
     """of the DualUNet"""
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
     seconds: float = 2.0
     """of each measurement"""
 
-    @property
-    def caches(self) -> tuple[Caching, ...]:
-        return ("host", "device") if self.device == "cuda" else ("host",)
-
 
 FULL = Scale()
 _LITTLE: dict[str, Any] = {"sources": 4, "samples": 400, "whole": 500, "stored": (64, 32), "size": 32, "width": 8}
-DRY = Scale(device="cpu", decode="cpu", batch_sizes=(8, 16), seconds=0.2, **_LITTLE)
+DRY = Scale(device="cpu", decode="cpu", caches=("host",), batch_sizes=(8, 16), seconds=0.2, **_LITTLE)
 
 
 def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[Result]]]]:
@@ -72,14 +69,17 @@ def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[
     special: list[Result] = [{"hw_decoder_load": load} for load in (0.0, 0.5, 0.75, 1.0)]
     special += [{"decode": "portable"}, {"num_threads": 4}]
     ways += [{"decode": scale.decode, "batch_size": sizes[len(sizes) // 2]} | one for one in special]
-    yield "loader", partial(rates, _loader_rate, ways, scale.stored)
+    yield "loader", partial(rates, loader_rate, ways, scale.stored)
     ways = [{"decode": scale.decode, "batch_size": size, "cache": cache} for cache in scale.caches for size in sizes]
-    yield "cached", partial(rates, _loader_rate, ways)
+    yield "cached", partial(rates, loader_rate, ways)
+    train = partial(_training_rate, scale.width)
     ways = [{"decode": "portable", "num_threads": 1, "batch_size": size} for size in sizes]
-    yield "training_step", partial(rates, partial(_training_rate, resident=True), ways)
-    fed: list[Result] = [*({"decode": decode} for decode in decoders)]
-    fed += [{"decode": scale.decode, "cache": scale.caches[-1]}]
-    yield "training", partial(rates, _training_rate, [one | {"batch_size": size} for one in fed for size in sizes])
+    yield "training_step", partial(rates, partial(train, resident=True), ways)
+    fed: list[Result] = [
+        *({"decode": decode} for decode in decoders),
+        {"decode": scale.decode, "cache": scale.caches[-1]},
+    ]
+    yield "training", partial(rates, train, [one | {"batch_size": size} for one in fed for size in sizes])
     yield "whole", partial(_whole, scale, work)
 
 
@@ -118,16 +118,15 @@ def _tests(scale: Scale, work: Path) -> list[Result]:
     """Run tests/gpu in a process of its own: an outcome for each test, and one for the whole."""
     report, place = work / "report.jsonl", _place(work, scale.stored[0], scale.samples)
     settings = {"SLUICE_DATA": str(place), "SLUICE_DEVICE": scale.device, "SLUICE_REPORT": str(report)}
-    whole = _attempt(_pytest, settings)
-    outcomes = [json.loads(line) for line in report.read_text().splitlines()] if report.exists() else []
-    return [*outcomes, {"test": "all of tests/gpu", **whole}]
-
-
-def _pytest(settings: dict[str, str]) -> Result:
     options = ["--confcutdir=tests/gpu", "-o", "filterwarnings=default", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "tests/gpu", *options]
-    code = subprocess.run(command, cwd=ROOT, env=os.environ | settings, timeout=LIMIT_OF_TESTS).returncode
-    return {"outcome": "failed", "error": f"pytest ended with exit code {code}"} if code else {"outcome": "passed"}
+
+    def run() -> Result:
+        command = [sys.executable, "-m", "pytest", "tests/gpu", *options]
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | settings, timeout=LIMIT_OF_TESTS).returncode
+        return {"outcome": "failed", "error": f"pytest ended with exit code {code}"} if code else {"outcome": "passed"}
+
+    whole = {"test": "all of tests/gpu", **_attempt(run)}
+    return [*(json.loads(line) for line in (report.read_text().splitlines() if report.exists() else [])), whole]
 
 
 def _rates(
@@ -137,22 +136,19 @@ def _rates(
     found = []
     for pixels, way in itertools.product(stored or scale.stored[:1], ways):
         config = LoaderConfig(data=_place(work, pixels, scale.samples), size=scale.size, **way)
-        found.append({"stored": pixels, **way, **_attempt(rate, scale, config)})
+        found.append({"stored": pixels, **way, **_attempt(rate, config, torch.device(scale.device), scale.seconds)})
     return found
 
 
-def _loader_rate(scale: Scale, config: LoaderConfig) -> Result:
-    """The loader with nobody training."""
-    return loader_rate(config, torch.device(scale.device), scale.seconds)
-
-
-def _training_rate(scale: Scale, reading: LoaderConfig, resident: bool = False) -> Result:
+def _training_rate(
+    width: int, reading: LoaderConfig, device: torch.device, seconds: float, resident: bool = False
+) -> Result:
     """Samples a second of training, and the share of the time in which it waited for data.
 
     resident: the same batch again and again, which lies on the device: what training alone can do.
     """
-    config = TrainConfig(loader=reading, unet=UNetConfig(width=scale.width), wandb=False)
-    training = start(config, Ranks(0, 1, device := torch.device(scale.device)))
+    config = TrainConfig(loader=reading, unet=UNetConfig(width=width), wandb=False)
+    training = start(config, Ranks(0, 1, device))
     with training.loader as loader:
         batches = endless(loader)
         batches = itertools.repeat(next(batches)) if resident else batches
@@ -162,44 +158,38 @@ def _training_rate(scale: Scale, reading: LoaderConfig, resident: bool = False) 
             while time.perf_counter() - begin < seconds:
                 optimise(training, training.model, batch := next(batches), config)
                 samples += len(batch.index)
-            _synchronize(device)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             spent, waited = time.perf_counter() - begin, loader.stats.waited - before
             return {"samples_per_second": samples / spent, "waiting_share": waited / spent}
 
-        train_for(scale.seconds / 2)
-        return train_for(scale.seconds)
-
-
-def _synchronize(device: torch.device) -> None:
-    """Wait for all that was begun on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        train_for(seconds / 2)
+        return train_for(seconds)
 
 
 def _whole(scale: Scale, work: Path) -> list[Result]:
     """Two epochs over many samples: the first from a cold page cache, decoding; the second from the device's cache."""
-    made, place = (
-        _attempt(_composed, scale, work, scale.stored[0], scale.whole),
-        _place(work, scale.stored[0], scale.whole),
-    )
+    made = _attempt(_composed, scale, work, scale.stored[0], scale.whole)
+    place = _place(work, scale.stored[0], scale.whole)
     for tar in place.glob("*.tar"):
         with tar.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     config = LoaderConfig(data=place, size=scale.size, batch_size=scale.batch_sizes[-1], cache=scale.caches[-1])
     epochs: list[Result] = []
-    failed = _attempt(_read_twice, config, scale.device, epochs)
+
+    def read_twice() -> Result:
+        with Loader(config, device=scale.device) as loader:
+            for name in ("decoded, cold page cache", f"from the {config.cache}'s cache"):
+                before = loader.stats
+                for _ in loader:
+                    pass
+                if loader.device.type == "cuda":
+                    torch.cuda.synchronize()
+                stats = loader.stats.since(before)
+                rate = {"samples_per_second": stats.samples_per_second, "busy": stats.busy, "said": str(stats)}
+                epochs.append({"epoch": name, "decode": loader.decode, "seconds": stats.seconds, **rate})
+        return {}
+
+    failed = _attempt(read_twice)
     return [made, *epochs, *([failed] if failed else [])]
-
-
-def _read_twice(config: LoaderConfig, device: str, epochs: list[Result]) -> Result:
-    with Loader(config, device=device) as loader:
-        for name in ("decoded, cold page cache", f"from the {config.cache}'s cache"):
-            before = loader.stats
-            for _ in loader:
-                pass
-            _synchronize(loader.device)
-            stats = loader.stats.since(before)
-            rate = {"samples_per_second": stats.samples_per_second, "busy": stats.busy, "said": str(stats)}
-            epochs.append({"epoch": name, "decode": loader.decode, "seconds": stats.seconds, **rate})
-    return {}

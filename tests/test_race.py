@@ -13,16 +13,14 @@ import pytest
 from bench.measure import RESULTS, ROOT, Outcome, drawn_data, shards_command, write_section
 from bench.race import loaders
 from bench.race.formats import BATCH, FORMATS, SHAPES, SIZE, members
-from bench.race.loaders import CONTENDERS, Batch, Contender
-from bench.race.one import save
+from bench.race.loaders import CONTENDERS, Batch, Contender, save
 from bench.race.run import RaceConfig, plot, race, section
 from bench.race.truth import Truth
 
 
 def installed(contender: Contender) -> bool:
-    needed = [module.removeprefix("bench.race.") for module in contender.modules]
-    aliases = {"turbojpeg": "simplejpeg", "mds": "streaming"}
-    return all(find_spec(aliases.get(module, module).partition(".")[0]) for module in needed)
+    modules = ["streaming" if module == "bench.race.mds" else module for module in contender.modules]
+    return all(find_spec(module.partition(".")[0]) for module in modules)
 
 
 HERE = [one for one in CONTENDERS if one.kind != "floor" and installed(one)]
@@ -47,8 +45,8 @@ def truth(scratch: Path) -> Truth:
 
 def first_batch(contender: Contender, scratch: Path, batch: Path) -> Batch:
     """In a process of its own, as in the race: some fork workers, which can hang beside the threads of other tests."""
-    what = [contender.run.__name__, " ".join(contender.modules), str(scratch / contender.format)]
-    command = [sys.executable, "-m", "bench.race.one", *what, "0.01", "0", "0", str(batch)]
+    what = [contender.run.__name__, str(scratch / contender.format), "0.01", "0", "0", str(batch)]
+    command = [sys.executable, "-m", "bench.race.loaders", *what, *contender.modules]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
     with np.load(batch) as arrays:

@@ -1,63 +1,54 @@
 """Who runs: loaders as their documentation has them, from the folder of a format to batches of epochs without end.
 
 A batch is the four arrays, uint8, NumPy or torch, (N, H, W, C) or (N, C, H, W); grey ones also (N, H, W).
+
+    python -m bench.race.loaders FUNCTION FOLDER SECONDS WARM_UP WARM_SAMPLES FIRST MODULE...
+
+runs one and prints one line of JSON. The modules are imported first, and start-up is from then to the first batch; the
+rate is measured after WARM_UP seconds and at least WARM_SAMPLES. The first batch is written to FIRST, to be looked at.
 """
 
 # mypy: disable-error-code="import-not-found"
 
 import itertools
+import json
+import os
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from bench.race.formats import BATCH, SHAPES, SIZE, WORKERS, Encoded, Paths, Sample, members, pillow, read
+from bench.measure import cpu_seconds, endless
+from bench.race.formats import BATCH, SHAPES, SIZE, WORKERS, Encoded, Paths, members, pillow, read, turbo
 
 Batch = dict[str, Any]
-One = TypeVar("One")
 KEPT: dict[str, Any] = {"num_workers": WORKERS, "persistent_workers": True, "prefetch_factor": 4}
 
 
-def _epochs(loader: Iterable[Any]) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
-def _shuffled(values: list[One]) -> Iterator[list[One]]:
-    while True:
-        random.shuffle(values)
-        yield from (values[i : i + BATCH] for i in range(0, len(values), BATCH))
-
-
-def _collate(samples: list[Sample]) -> Batch:
-    """Put together a batch, in a worker into shared memory."""
+def _by_turbo(samples: list[Encoded]) -> Any:
     from torch.utils.data import default_collate
 
-    batch: Batch = default_collate(samples)
-    return batch
+    return default_collate([turbo(sample) for sample in samples])
 
 
-def _by_turbo(samples: list[Encoded]) -> Batch:
-    from bench.race.turbojpeg import turbo
+def _by_pillow(folder: Path, samples: list[Paths]) -> Any:
+    from torch.utils.data import default_collate
 
-    return _collate([turbo(sample) for sample in samples])
-
-
-def _by_pillow(folder: Path, samples: list[Paths]) -> Batch:
-    return _collate([pillow(read(folder, paths)) for paths in samples])
+    return default_collate([pillow(read(folder, paths)) for paths in samples])
 
 
 def folders(folder: Path) -> Iterator[Batch]:
     from torch.utils.data import DataLoader
 
     files: Any = members(folder)
-    return _epochs(DataLoader(files, BATCH, shuffle=True, collate_fn=partial(_by_pillow, folder), **KEPT))
+    return endless(DataLoader(files, BATCH, shuffle=True, collate_fn=partial(_by_pillow, folder), **KEPT))
 
 
 def webdataset(folder: Path) -> Iterator[Batch]:
@@ -67,7 +58,7 @@ def webdataset(folder: Path) -> Iterator[Batch]:
     shards = sorted(str(path) for path in folder.glob("shard-*.tar"))
     samples = wds.WebDataset(shards, shardshuffle=len(shards)).shuffle(1000)
     named = samples.rename(**{name: f"{name}.jpg" for name in SHAPES})
-    return _epochs(wds.WebLoader(named.batched(BATCH, collation_fn=_by_turbo), batch_size=None, **KEPT))
+    return endless(wds.WebLoader(named.batched(BATCH, collation_fn=_by_turbo), batch_size=None, **KEPT))
 
 
 def streaming(folder: Path) -> Iterator[Batch]:
@@ -78,27 +69,28 @@ def streaming(folder: Path) -> Iterator[Batch]:
 
     clean_stale_shared_memory()
     samples = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
-    return _epochs(DataLoader(samples, BATCH, collate_fn=_by_turbo, **KEPT))
+    return endless(DataLoader(samples, BATCH, collate_fn=_by_turbo, **KEPT))
 
 
 def litdata(folder: Path) -> Iterator[Batch]:
     from litdata import StreamingDataLoader, StreamingDataset
 
     samples = StreamingDataset(str(folder), shuffle=True, drop_last=False)
-    return _epochs(StreamingDataLoader(samples, batch_size=BATCH, collate_fn=_by_turbo, **KEPT))
+    return endless(StreamingDataLoader(samples, batch_size=BATCH, collate_fn=_by_turbo, **KEPT))
 
 
 def spdl(folder: Path) -> Iterator[Batch]:
     """A pipeline of threads; it has no format of its own and reads the folders."""
     from spdl.pipeline import PipelineBuilder
 
-    from bench.race.turbojpeg import turbo
-
     def load(samples: list[Paths]) -> Batch:
         decoded = [turbo(read(folder, paths)) for paths in samples]
         return {name: np.stack([one[name] for one in decoded]) for name in SHAPES}
 
-    stages = PipelineBuilder().add_source(_shuffled(members(folder))).pipe(load, concurrency=WORKERS).add_sink(4)
+    samples = members(folder)
+    orders = (random.sample(samples, len(samples)) for _ in itertools.count())
+    batches = (order[i : i + BATCH] for order in orders for i in range(0, len(order), BATCH))
+    stages = PipelineBuilder().add_source(batches).pipe(load, concurrency=WORKERS).add_sink(4)
     with (pipeline := stages.build(num_threads=WORKERS)).auto_stop():
         yield from pipeline
 
@@ -123,7 +115,7 @@ def dali(folder: Path) -> Iterator[Batch]:
         decoded = [fn.decoders.image(data, output_type=kind) for data, kind in zip(encoded, kinds, strict=True)]
         pipeline.set_outputs(*(fn.resize(images, size=[SIZE, SIZE]) for images in decoded))
     reading = {"reader_name": "reader", "last_batch_policy": LastBatchPolicy.PARTIAL, "auto_reset": True}
-    for (batch,) in _epochs(DALIGenericIterator(pipeline, list(SHAPES), **reading)):
+    for (batch,) in endless(DALIGenericIterator(pipeline, list(SHAPES), **reading)):
         yield batch
 
 
@@ -132,7 +124,7 @@ def sluice(folder: Path, **options: Any) -> Iterator[Batch]:
 
     config = LoaderConfig(data=folder, size=SIZE, batch_size=BATCH, num_threads=WORKERS, **options)
     with Loader(config) as loader:
-        for batch in _epochs(loader):
+        for batch in endless(loader):
             yield {name: getattr(batch, name) for name in SHAPES}
 
 
@@ -146,27 +138,21 @@ def floor(folder: Path) -> Iterator[Batch]:
 
     That is fg_bg, mask and depth of every sample in random order, and each distinct bg once, before the first batch.
     """
-    paths = members(folder)
-    _in_memory[:] = [read(folder, sample) for sample in paths]
-    _decode(list({sample["bg"]: number for number, sample in enumerate(paths)}.values()), ("bg",))
-    with ProcessPoolExecutor(WORKERS) as pool:
-        batches = (pool.submit(_decode, some) for some in _shuffled(list(range(len(paths)))))
-        ahead = deque(itertools.islice(batches, 4 * WORKERS))
-        while True:
-            ahead.append(next(batches))
-            yield {"numbers": ahead.popleft().result()}
+    from torch.utils.data import DataLoader
+
+    samples: Any = [read(folder, paths) for paths in members(folder)]
+    _decode(("bg",), [{"bg": data} for data in {sample["bg"] for sample in samples}])
+    decode = partial(_decode, ("fg_bg", "mask", "depth"))
+    return endless(DataLoader(samples, BATCH, shuffle=True, collate_fn=decode, **KEPT))
 
 
-_in_memory: list[Encoded] = []
-
-
-def _decode(numbers: list[int], names: tuple[str, ...] = ("fg_bg", "mask", "depth")) -> list[int]:
+def _decode(names: Sequence[str], samples: list[Encoded]) -> Batch:
     from simplejpeg import decode_jpeg
 
-    for number in numbers:
+    for sample in samples:
         for name in names:
-            decode_jpeg(_in_memory[number][name], "RGB" if SHAPES[name] == 3 else "GRAY")
-    return numbers
+            decode_jpeg(sample[name], "RGB" if SHAPES[name] == 3 else "GRAY")
+    return {"decoded": [True] * len(samples)}
 
 
 @dataclass(frozen=True)
@@ -184,17 +170,53 @@ class Contender:
     """its first epoch is another matter than those that follow, which are measured"""
 
 
-_TORCH, _TURBO, _OURS = "torch.utils.data", "bench.race.turbojpeg", ("pipeline.loader",)
+_TORCH, _OURS, _TURBO = "torch.utils.data", ("pipeline.loader",), ("cv2", "simplejpeg")
 
 CONTENDERS = (
     Contender("folders, Pillow, DataLoader", folders, "folders", (_TORCH,)),
-    Contender("webdataset, turbojpeg", webdataset, "shards", ("webdataset", _TURBO)),
-    Contender("Streaming, turbojpeg", streaming, "mds", ("bench.race.mds", _TORCH, _TURBO)),
-    Contender("LitData, turbojpeg", litdata, "litdata", ("litdata", _TURBO)),
-    Contender("SPDL, turbojpeg", spdl, "folders", ("spdl.pipeline", _TURBO)),
+    Contender("webdataset, turbojpeg", webdataset, "shards", ("webdataset", *_TURBO)),
+    Contender("Streaming, turbojpeg", streaming, "mds", ("bench.race.mds", _TORCH, *_TURBO)),
+    Contender("LitData, turbojpeg", litdata, "litdata", ("litdata", *_TURBO)),
+    Contender("SPDL, turbojpeg", spdl, "folders", ("spdl.pipeline", *_TURBO)),
     Contender("DALI's reader, CPU", dali, "shards", ("nvidia.dali.plugin.pytorch",)),
     Contender("Sluice", sluice, "shards", _OURS, kind="ours"),
     Contender("Sluice, training-size shards", sluice, "shards64", _OURS, kind="ours"),
     Contender("Sluice, decoded cache", sluice_cached, "shards", _OURS, kind="ours", warm_epoch=True),
-    Contender("floor: decoding alone", floor, "folders", ("simplejpeg",), kind="floor"),
+    Contender("floor: decoding alone", floor, "folders", (_TORCH, "simplejpeg"), kind="floor"),
 )
+
+
+def save(batch: Batch, path: Path) -> None:
+    """Write a batch's arrays as they are."""
+    arrays = {name: np.asarray(images) for name, images in batch.items()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # stub takes all names for options
+
+
+def main(function: str, folder: str, seconds: str, warm_up: str, warm_samples: str, first: str, *modules: str) -> None:
+    moments = [time.perf_counter()]
+    for module in modules:
+        import_module(module)
+    moments.append(time.perf_counter())
+    batches: Iterator[Batch] = globals()[function](Path(folder))
+    batch = next(batches)
+    moments.append(time.perf_counter())
+    save(batch, Path(first))
+
+    def run(seconds: float, least: int) -> tuple[int, float]:
+        samples, begin = 0, time.perf_counter()
+        while (spent := time.perf_counter() - begin) < seconds or samples < least:
+            samples += len(next(iter(next(batches).values())))
+        return samples, spent
+
+    run(float(warm_up), int(warm_samples))
+    cpu = cpu_seconds(os.getpid())
+    samples, spent = run(float(seconds), 1)
+    cpu = cpu_seconds(os.getpid()) - cpu
+    measured = {"samples_per_second": samples / spent, "cpu_us_per_sample": cpu / samples * 1e6}
+    measured["import_seconds"], measured["start_seconds"] = np.diff(moments).tolist()
+    print(json.dumps(measured), flush=True)
+    os._exit(0)  # what matters is measured; how long workers take to end, or whether they hang, is not
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,21 +1,16 @@
-"""MosaicML Streaming without torchvision and transformers, which its package imports for data sets not raced here.
-
-They are not installed: torchvision's wheel does not import beside PyTorch's CPU build. Empty packages in the place of
-`streaming` and `streaming.base` import nothing.
+"""MosaicML Streaming. Empty packages in the place of `streaming` and `streaming.base` do not import torchvision, whose
+wheel does not import beside PyTorch's CPU build, and transformers.
 """
 
 # mypy: disable-error-code="import-not-found"
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import distribution
 from types import ModuleType
 
-if not (_spec := find_spec("streaming")) or not _spec.origin:
-    raise ModuleNotFoundError("No module named 'streaming'")
-for _name, _folder in {"streaming": ".", "streaming.base": "base"}.items():
+for _name in ("streaming", "streaming.base"):
     sys.modules[_name] = ModuleType(_name)
-    sys.modules[_name].__path__ = [str(Path(_spec.origin).parent / _folder)]
+    sys.modules[_name].__path__ = [str(distribution("mosaicml-streaming").locate_file(_name.replace(".", "/")))]
 
 from streaming.base.dataset import StreamingDataset as StreamingDataset  # noqa: E402
 from streaming.base.format import MDSWriter as MDSWriter  # noqa: E402

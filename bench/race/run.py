@@ -1,7 +1,7 @@
 """A fair race of loaders: `python -m bench.race.run [--data DATA_SET]`, or `make bench-loaders`.
 
 Builds the same samples in every contender's format, then runs them in turns, each in a process of its own, and writes
-results/loaders.png and a section of RESULTS.md in the folder `--out`.
+bench/results/loaders.png and a section of bench/RESULTS.md.
 """
 
 import json
@@ -16,19 +16,9 @@ from pathlib import Path
 import tyro
 from rich.progress import track
 
-from bench.measure import (
-    RESULTS,
-    CommandError,
-    Outcome,
-    drawn_data,
-    in_turns,
-    machine,
-    run_watched,
-    shards_command,
-    table,
-    write_section,
-)
-from bench.race.formats import FORMATS, members
+from bench import measure
+from bench.measure import CommandError, Outcome, run_watched
+from bench.race.formats import FORMATS
 from bench.race.loaders import CONTENDERS, Contender
 from bench.race.truth import Truth
 from shards.errors import InputError, report_errors
@@ -36,7 +26,9 @@ from shards.format.dataset import Dataset
 
 LIMIT = 120.0
 """seconds beyond its measurement after which a contender counts as hanging"""
-PACKAGES = "litdata mosaicml-streaming numpy nvidia-dali-cuda120 opencv-python-headless pillow simplejpeg spdl torch"
+PACKAGES = (
+    "litdata mosaicml-streaming nvidia-dali-cuda120 opencv-python-headless pillow simplejpeg spdl torch webdataset"
+)
 COLOURS = {"peer": "#8a9bb0", "ours": "#d9622b", "floor": "#404040"}
 
 
@@ -51,22 +43,17 @@ class RaceConfig:
     rounds: int = 5
     """how often each contender runs"""
     seconds: float = 2.5
-    """of each measurement"""
+    """of each measurement, after so many of warm-up:"""
     warm_up: float = 1.0
-    """seconds before each measurement"""
-    out: Path = RESULTS.parent
-    """folder of RESULTS.md and results/"""
 
     def __post_init__(self) -> None:
         if self.samples < 100 or self.rounds < 1 or self.seconds <= 0 or self.warm_up < 0:
             raise InputError("samples must be 100 or more, rounds 1 or more, seconds positive, warm-up not negative.")
 
 
-def build_formats(config: RaceConfig, scratch: Path) -> dict[str, str]:
-    """Write the samples in all formats. Return why the others are not there, by format."""
-    sources = {"figures": min(100, config.samples // 20), "rooms": min(80, config.samples // 20)}
-    data = config.data or drawn_data(scratch, **sources, samples=config.samples).root
-    run_watched(shards_command("export", data, scratch / "folders"), limit=10 * LIMIT)
+def build_formats(data: Path, scratch: Path) -> dict[str, str]:
+    """Write the samples of a data set in all formats. Return why the others are not there, by format."""
+    run_watched(measure.shards_command("export", data, scratch / "folders"), limit=10 * LIMIT)
     errors = {}
     for name in track(FORMATS, "formats"):
         try:
@@ -80,22 +67,19 @@ def race(
     contenders: Sequence[Contender], config: RaceConfig, scratch: Path, unwritten: dict[str, str]
 ) -> dict[str, Outcome]:
     """Run all contenders, round by round, on the formats in `scratch`. `unwritten`: why a format is not there."""
-    truth, samples = Truth(scratch / "folders"), len(members(scratch / "folders"))
-    for path in scratch.rglob("*"):
-        if path.is_file():
-            path.read_bytes()  # into the page cache
+    truth = Truth(scratch / "folders")
 
     def measured(one: Contender) -> dict[str, float]:
         if one.format in unwritten:
             raise CommandError(unwritten[one.format])
-        what = (one.run.__name__, " ".join(one.modules), scratch / one.format)
-        how = (config.seconds, config.warm_up, samples if one.warm_epoch else 0, batch := scratch / "first.npz")
-        command = [sys.executable, "-m", "bench.race.one", *map(str, (*what, *how))]
+        warm_samples, batch = len(truth.arrays["mask"]) if one.warm_epoch else 0, scratch / "first.npz"
+        what = (one.run.__name__, scratch / one.format, config.seconds, config.warm_up, warm_samples, batch)
+        command = [sys.executable, "-m", "bench.race.loaders", *map(str, what), *one.modules]
         taken = run_watched(command, limit=config.seconds + LIMIT, every=0.25)
         judged = {} if one.kind == "floor" else {"pixel_difference": truth.difference(batch)}
         return {**json.loads(taken.printed), "memory_mib": taken.memory, **judged}
 
-    return in_turns({one.name: partial(measured, one) for one in contenders}, config.rounds)
+    return measure.in_turns({one.name: partial(measured, one) for one in contenders}, config.rounds)
 
 
 def section(contenders: Sequence[Contender], outcomes: dict[str, Outcome], *told: str) -> str:
@@ -103,7 +87,7 @@ def section(contenders: Sequence[Contender], outcomes: dict[str, Outcome], *told
     rates = {kind: [outcomes[one.name].median() for one in contenders if one.kind == kind] for kind in COLOURS}
     beside = {"best peer": max(rates["peer"], default=0.0), "floor": max(rates["floor"], default=0.0)}
     picture = "![samples a second of each loader](results/loaders.png)"
-    return "\n\n".join(["## Loaders", *told, table(outcomes, beside), picture])
+    return "\n\n".join(["## Loaders", *told, measure.table(outcomes, beside), picture])
 
 
 def plot(path: Path, contenders: Sequence[Contender], outcomes: dict[str, Outcome], title: str) -> None:
@@ -130,18 +114,19 @@ def plot(path: Path, contenders: Sequence[Contender], outcomes: dict[str, Outcom
 def main(config: RaceConfig, scratch: Path) -> None:
     """Race in `scratch`."""
     os.environ["TMPDIR"] = str(scratch)  # what peers leave there goes with it
-    unwritten, before = build_formats(config, scratch), machine([*PACKAGES.split(), "webdataset"])
-    dataset = Dataset.open(scratch / "shards")
-    height, width = dataset.manifest.image_size
-    size = sum(shard.bytes for shard in dataset.manifest.shards) / len(dataset)
-    kind = "given" if config.data else "drawn"
-    data = f"{len(dataset):,} samples, {kind}, {width}x{height} px, {size / 1000:.0f} kB each"
-    how = f"rounds: {config.rounds}, each {config.seconds:g} s after {config.warm_up:g} s of warm-up"
+    sources = {"figures": min(100, config.samples // 20), "rooms": min(80, config.samples // 20)}
+    given = Dataset.open(config.data) if config.data else None
+    dataset = given or measure.drawn_data(scratch, **sources, samples=config.samples)
+    before = measure.machine(PACKAGES.split())
+    unwritten = build_formats(dataset.root, scratch)
+    size, each = dataset.manifest.image_size, sum(shard.bytes for shard in dataset.manifest.shards) / len(dataset) / 1e3
+    data = f"{len(dataset):,} samples, {'given' if given else 'drawn'}, {size[1]}x{size[0]} px, {each:.0f} kB each"
+    data += f"; rounds: {config.rounds}, each {config.seconds:g} s after {config.warm_up:g} s of warm-up"
     outcomes = race(CONTENDERS, config, scratch, unwritten)
-    (config.out / "results").mkdir(parents=True, exist_ok=True)
-    plot(config.out / "results" / "loaders.png", CONTENDERS, outcomes, f"{data}\n{before.partition(', Python')[0]}")
-    text = section(CONTENDERS, outcomes, f"`python -m bench.race.run`, {before}.", f"{data}; {how}.")
-    write_section(config.out / "RESULTS.md", "loaders", text)
+    title = f"{data}\n{before.partition(', Python')[0]}"
+    plot(measure.RESULTS.parent / "results" / "loaders.png", CONTENDERS, outcomes, title)
+    text = section(CONTENDERS, outcomes, f"`python -m bench.race.run`, {before}.", f"{data}.")
+    measure.write_section(measure.RESULTS, "loaders", text)
 
 
 if __name__ == "__main__":
