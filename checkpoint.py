@@ -15,7 +15,7 @@ from model.unet import DualUNet, UNetConfig
 from pipeline.loader import Loader
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.manifest import DepthRange
+from shards.format.depth import DepthRange
 from shards.format.storage import replacing
 
 Architecture = Literal["unet", "seed"]

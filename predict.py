@@ -23,8 +23,8 @@ from torch.nn.functional import interpolate
 from checkpoint import Device, load_model, select_device
 from pipeline.decode import resize
 from shards.errors import InputError, report_errors
+from shards.format.depth import DepthRange
 from shards.format.images import save
-from shards.format.manifest import DepthRange
 from shards.ingest.listing import IMAGES
 
 

@@ -13,41 +13,40 @@ _NOT_NEGATIVE = ("size", "shuffle_window", "num_threads", "bank_mib", "cache_mib
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """Says what is read, in which order, and how it is decoded."""
+    """The data that a loader reads, the order in which it does, and how they are decoded."""
 
     data: str | Path
     """folder that holds the data set, or its URL: s3://, gs://, https:// or any other that fsspec knows"""
     split: str = "train"
+    """train, val or test"""
     size: int = 64
     """height and width of the images in a batch, pixels; 0 leaves them as they are stored"""
     batch_size: int = 32
     """samples in a global batch, all ranks together"""
     shuffle: bool = True
+    """bring the samples of every epoch into another order"""
     seed: int = 0
     """decides the order of every epoch"""
     shuffle_window: int = 0
     """shards whose samples are mixed with each other, for disks and networks where random access is slow; 0 is all"""
     decode: Decode = "auto"
-    """gpu and cpu are DALI, portable is Pillow; auto measures gpu and cpu where there is a GPU, else takes the first
-    of cpu and portable that the machine has"""
+    """gpu and cpu are DALI, portable is Pillow; auto is the fastest that this machine has"""
     hw_decoder_load: float = 0.9
-    """with decode=gpu, the share of the JPEGs that goes to the GPU's JPEG engine, where it has one"""
+    """share of the JPEGs that goes to the GPU's JPEG engine, where it has one and decodes"""
     num_threads: int = 0
-    """decoding threads of this rank, each at a batch of its own; 0 is one a core that this process may use, divided
-    among the ranks on this machine"""
+    """decoding threads of this rank, each at a batch of its own; 0 is one a core, divided among the ranks here"""
     prefetch: int = 2
     """batches a thread decodes ahead of the one that is handed over"""
     bank_mib: int = 1024
     """memory on the device for images that many samples share; if they need more they are decoded for every sample"""
     cache: Caching = "none"
-    """keep decoded images in memory, so that only the first epoch decodes: of the host, shared by its ranks, or of
-    the device"""
+    """keep decoded images in the host's memory, shared by its ranks, or the device's: only the first epoch decodes"""
     cache_mib: int = 0
     """keep only as many samples as this holds; 0 keeps all of the split, and says so at once if there is no room"""
     cache_dir: Path = Path("~/.cache/sluice")
     """folder that keeps shards of data sets at a URL, shared by all processes of the machine"""
     cache_limit: int = 16384
-    """MiB of shards in it; those used longest ago give way"""
+    """room for shards in that folder, MiB; those used longest ago give way"""
     max_bad: int = 100
     """samples that may fail to decode before the run is stopped"""
 
