@@ -23,7 +23,7 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt requirements-teach
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python demo.py
+	$(BIN)/python -m demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest

@@ -49,7 +49,7 @@ class WeightsAndBiases:
         try:
             import wandb
         except ImportError:
-            raise InputError("wandb is not installed. Install requirements.txt, or use --no-wandb.") from None
+            raise InputError("wandb is not installed. Install requirements.txt, or use --wandb off.") from None
         path = run / "wandb-id"  # made once, so that a resumed run goes on as the same one
         if not path.exists():
             write_bytes(path, secrets.token_hex(4).encode())

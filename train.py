@@ -67,8 +67,8 @@ class TrainConfig:
     """auto is bf16 where the device computes in it, else fp16 on CUDA and fp32 on a CPU"""
     device: Device = "auto"
     """auto is CUDA where there is a GPU, else the CPU"""
-    wandb: bool = True
-    """log to Weights & Biases: online if you are logged in, else offline, to be sent later"""
+    wandb: Literal["auto", "off"] = "auto"
+    """auto logs to Weights & Biases: online if you are logged in, else offline, to be sent later"""
     log_every: int = 50
     """optimiser steps between lines in metrics.jsonl"""
     save_every: int = 1000
@@ -192,7 +192,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     network = training.model if ranks.world_size == 1 else DistributedDataParallel(training.model)
     steps, losses = config.epochs * len(training.loader), list[Tensor]()
-    report = Report(config.out, saved, training.step, ranks.world_size, config.wandb) if ranks.first else None
+    report = Report(config.out, saved, training.step, ranks.world_size, config.wandb == "auto") if ranks.first else None
     with training.loader as loader, held_out:
         while training.step < steps:
             network.train()
@@ -229,7 +229,12 @@ def parse_args() -> TrainConfig:
     parser.add_argument("--resume", type=Path)
     run = parser.parse_known_args()[0].resume
     default = _config_of(run) if run else tyro.MISSING_NONPROP
-    return tyro.cli(TrainConfig, description=__doc__, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(
+        TrainConfig,
+        description=__doc__,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
 
 def _config_of(run: Path) -> TrainConfig:

@@ -322,7 +322,7 @@ def stored_rmse(metres: NDArray[np.float32], way: DepthFormat) -> float:
     extension, bits = STORED[way]
     data = encode_image(depth_image(metres, METRES, bits), extension, full_chroma=True)
     read = np.asarray(Image.open(io.BytesIO(data)), np.float64) / ((1 << bits) - 1) * 10
-    return 1000 * float(np.mean((read - metres) ** 2)) ** 0.5
+    return 1000 * float(np.sqrt(np.mean((read - metres) ** 2)))
 
 
 def test_each_format_of_depth_has_the_error_of_its_step() -> None:

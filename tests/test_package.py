@@ -33,13 +33,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_loader_works_from_a_wheel(installed: Path, dataset: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, installed, dataset]
+    command = [sys.executable, "-c", PROGRAM, str(installed), str(dataset)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert ran.stdout == f"{installed}/pipeline/__init__.py torch.Size([16, 3, 48, 48])\n", ran.stderr
 
 
 def test_the_commands_work_from_a_wheel(installed: Path, damaged: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "shards", "show", damaged]
+    command = [sys.executable, "-m", "shards", "show", str(damaged)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(installed)})
     assert ran.returncode == 0, ran.stderr
     assert (damaged / "show.html").exists()

@@ -20,7 +20,7 @@ def enlarged(source: Dataset, root: Path, samples: int) -> int:
     index.mkdir(parents=True)
     arrays = {path.stem: np.load(path) for path in (source.root / "index").glob("*.npy")}
     arrays |= {name: np.resize(arrays[name], samples) for name in ("samples", "keys")}
-    arrays |= {name: np.arange(place, samples, len(SPLITS), "<u4") for place, name in enumerate(SPLITS)}
+    arrays |= {name: np.arange(place, samples, len(SPLITS), dtype="<u4") for place, name in enumerate(SPLITS)}
     for name, array in arrays.items():
         np.save(index / f"{name}.npy", array)
     shard = replace(source.manifest.shards[0], samples=samples // SHARDS)

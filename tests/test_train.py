@@ -65,7 +65,7 @@ def interrupted(home: Path, *arguments: object) -> int:
 
 
 def test_a_killed_and_resumed_run_ends_with_bit_identical_weights(dataset: Path, tmp_path: Path) -> None:
-    options = ["--data", dataset, *SMALL, "--epochs", EPOCHS, "--save-every", 4, "--no-wandb"]
+    options = ["--data", dataset, *SMALL, "--epochs", EPOCHS, "--save-every", 4, "--wandb", "off"]
     whole = run(tmp_path, *options, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     step = interrupted(tmp_path, *options, "--out", tmp_path / "killed")
@@ -88,7 +88,7 @@ def logged_steps(folder: Path) -> list[float]:
 
 def test_the_first_loss_after_resuming_is_the_mean_of_the_steps_made_since(dataset: Path, tmp_path: Path) -> None:
     """A checkpoint at step 15 is at the edge of a window of 5 steps, and in the middle of one of 10."""
-    first = run(tmp_path, "--data", dataset, *SMALL, "--epochs", 1, "--no-wandb", "--out", tmp_path / "5")
+    first = run(tmp_path, "--data", dataset, *SMALL, "--epochs", 1, "--wandb", "off", "--out", tmp_path / "5")
     assert first.returncode == 0, first.stderr
     shutil.copytree(tmp_path / "5", tmp_path / "10")
     for window in ("5", "10"):
@@ -106,7 +106,7 @@ def test_two_ranks_train_log_offline_to_wandb_and_can_be_resumed_by_one(dataset:
     assert f"wandb sync {folder / 'wandb'}" in first.stdout
     assert len(list((folder / "wandb").glob("offline-run-*/*.wandb"))) == 1, "only rank 0 logs"
     assert checkpoint.load(folder / "checkpoints" / "last.pt", CPU)["step"] == STEPS / EPOCHS
-    more = run(tmp_path, "--resume", folder, "--epochs", 2, "--no-wandb")
+    more = run(tmp_path, "--resume", folder, "--epochs", 2, "--wandb", "off")
     assert more.returncode == 0, more.stderr
     assert checkpoint.load(folder / "checkpoints" / "last.pt", CPU)["step"] == 2 * STEPS / EPOCHS
     assert len(list((folder / "pictures").glob("val-*.png"))) == 2

@@ -8,7 +8,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -103,7 +103,8 @@ def chart(
 
     pixels: how many pixels have each value, int64 (N,); without it, each value is a sample's.
     """
-    of, bins, method = ("samples", 40, "linear") if pixels is None else ("pixels", 64, "inverted_cdf")
+    of, bins = ("samples", 40) if pixels is None else ("pixels", 64)
+    method: Literal["linear", "inverted_cdf"] = "linear" if pixels is None else "inverted_cdf"
     counts, edges = np.histogram(values, bins, (low, high), weights=pixels)
     least, median, most = np.percentile(values, [5, 50, 95], weights=pixels, method=method)
     figure = Figure((352 / 72, 154 / 72), frameon=False)

@@ -20,7 +20,7 @@ def main(data: Path, wanted: str) -> None:
     scale = DRY if wanted == DRY.device else FULL
     batch = 128 if scale.device == "cuda" else 16
     read = LoaderConfig(data=data, size=scale.size, batch_size=batch, decode=scale.decode, num_threads=2)
-    config = TrainConfig(loader=read, unet=UNetConfig(width=scale.width, levels=3), wandb=False)
+    config = TrainConfig(loader=read, unet=UNetConfig(width=scale.width, levels=3), wandb="off")
     with distributed(wanted) as ranks:
         training = start(config, ranks)
         network = DistributedDataParallel(training.model)

@@ -28,7 +28,7 @@ def training_config(config: LoaderConfig, scale: Scale, tmp_path: Path) -> Train
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     unet = UNetConfig(width=scale.width, levels=4 if scale.width > 16 else 3)
-    return TrainConfig(loader=config, unet=unet, out=run, epochs=2, wandb=False, log_every=5)
+    return TrainConfig(loader=config, unet=unet, out=run, epochs=2, wandb="off", log_every=5)
 
 
 def test_it_learns(training_config: TrainConfig, scale: Scale, device: torch.device, record_property: Record) -> None:
