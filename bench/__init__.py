@@ -1,1 +1,1 @@
-"""What Sluice costs: rates of loader, training, converting and composing, on the machine at hand."""
+"""The rates of loader, training, converting and composing on the machine at hand."""

@@ -19,17 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Nothing but the standard library is imported above main(): what is missing is to be said, not to be tripped over.
+# Nothing but the standard library is imported above main(): a missing package is to be named, not to be tripped over.
 
 NEEDED = {"PIL": "pillow", "nvidia.dali": "nvidia-dali-cuda120", "rich.progress": "rich"}
 NEEDED |= {name: name for name in ("numpy", "torch", "torchmetrics", "tyro", "pytest")}
-"""what is imported on the way, and the package that it comes in"""
+"""The modules that are imported on the way, and the packages that they come in."""
 LIMIT = 500
-"""seconds after which something hangs: it is shown where, and what was measured by then stays"""
+"""Seconds after which something hangs: the place is printed, and the results so far stay."""
 
 
 def gpus() -> int:
-    """How many GPUs the CUDA driver of this machine has."""
+    """Return how many GPUs the CUDA driver of this machine has."""
     count = ctypes.c_int()
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -39,7 +39,7 @@ def gpus() -> int:
 
 
 def missing() -> list[str]:
-    """The packages that cannot be imported, each with the reason."""
+    """Return the packages that cannot be imported, each with the reason."""
     lacking = []
     for module, package in NEEDED.items():
         try:
@@ -50,26 +50,26 @@ def missing() -> list[str]:
 
 
 def failures(results: dict[str, Any]) -> list[str]:
-    """What did not go well, a line each: errors, tests that failed, and tests that did not run."""
+    """Return a line for each error, each test that failed and each that did not run."""
     found = []
     for section, rows in results.items():
         for row in rows if isinstance(rows, list) else [rows]:
             if "error" in row or row.get("outcome", "passed") != "passed":
                 why = str(row.get("error", row.get("outcome"))).splitlines()[-1]
-                label = _told({name: value for name, value in row.items() if name not in ("error", "outcome")})
+                label = _text({name: value for name, value in row.items() if name not in ("error", "outcome")})
                 found.append(f"{section}, {label or 'all of it'}: {why}")
     return found
 
 
-def _told(value: Any) -> str:
-    """Numbers with three digits, whatever they lie in."""
+def _text(value: Any) -> str:
+    """Return a value as text, its numbers with three digits."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def run(dry: bool) -> int:
-    """Run all sections, write and print what came of each at once; return the exit code."""
+    """Run all sections, write and print the results of each at once, and return the exit code."""
     from bench.sections import DRY, FULL, sections
 
     faulthandler.dump_traceback_later(LIMIT, exit=True)
@@ -84,7 +84,7 @@ def run(dry: bool) -> int:
             results[name] = section()
             results.setdefault("seconds", {})[name] = round(time.perf_counter() - begin, 1)
             path.write_text(json.dumps(results, indent=1) + "\n")
-            print(*map(_told, results[name]), sep="\n", flush=True)
+            print(*map(_text, results[name]), sep="\n", flush=True)
     faulthandler.cancel_dump_traceback_later()
     failed = failures(results)
     print(*(f"failed: {failure}" for failure in failed), sep="\n")

@@ -1,7 +1,7 @@
-"""How fast the loader is on this machine, beside decoding alone: `python -m bench.loader [DATA]`, or `make bench`.
+"""The rate of the loader on this machine beside decoding alone: `python -m bench.loader [DATA]`, or `make bench`.
 
-Without DATA a small data set is drawn. Everything is measured in one run, in turns, so that a machine that is busy for
-a while is busy for all; the table shows medians.
+Without DATA a small data set is drawn. All are measured in one run, in turns, so that a machine that is busy for a
+while is busy for all; the table shows medians.
 """
 
 import sys
@@ -28,10 +28,10 @@ CPU = torch.device("cpu")
 
 
 def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> dict[str, float]:
-    """Samples a second that the loader hands over while nobody trains, and the seconds until its first batch.
+    """Return the samples a second that the loader hands over while nobody trains, and the seconds to its first batch.
 
-    Also the 99th percentile of the seconds between batches, for what is fast on average may still stall. A cache is
-    filled before.
+    Also the 99th percentile of the seconds between batches, because a loader that is fast on average may still stall.
+    A cache is filled before.
     """
     begin = time.perf_counter()
     with Loader(config, device=device) as loader:
@@ -54,7 +54,7 @@ def _handed_over(batches: Iterator[Batch], seconds: float) -> dict[str, float]:
 
 
 def decode_rate(dataset: Dataset, decode: Decode) -> dict[str, float]:
-    """Samples a second that one thread decodes: images that are not shared, of the stored size, and nothing else."""
+    """Return the samples a second that one thread reads and decodes, at the stored size and without shared images."""
     own = {name: component for name, component in dataset.manifest.components.items() if not component.shared}
     decoder, reader = make_decoder(decode, own, BATCH, CPU, hw_decoder_load=0), Reader(local_tars(dataset))
     rows = np.asarray(dataset.split("train"), np.int64)

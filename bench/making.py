@@ -1,4 +1,4 @@
-"""How fast shards are made, beside the least that it could take: `python -m bench.making`, or `make bench-making`.
+"""The rates at which shards are made, beside the least that it could take: `python -m bench.making`.
 
 Converting stands beside decoding alone and GNU tar, composing beside encoding alone. All are commands in processes of
 their own, in turns, timed from start to end; the tables replace their section of bench/RESULTS.md.
@@ -17,7 +17,7 @@ from PIL import Image
 
 from bench.measure import (
     RESULTS,
-    Taken,
+    Usage,
     drawn_data,
     in_turns,
     machine,
@@ -31,11 +31,11 @@ from shards.format.images import encode_image
 from shards.machine import cpu_count
 
 WORKERS, ROUNDS, LIMIT = cpu_count(), 3, 600.0
-"""processes of all but GNU tar; how often each command runs; seconds after which it counts as hanging"""
+"""The processes of all but GNU tar; the runs of each command; the seconds after which it counts as hanging."""
 OWN = [sys.executable, "-m", "bench.making"]
 BARE, TAR, FULL, COMPOSE, ENCODE = "decoding alone", "GNU tar", "convert", "compose", "encoding alone"
 CONVERTED, FEW, MANY, SIZES = 32_000, 40_000, 100_000, (160, 64)
-"""samples of 160 px that are converted; samples that are composed, of heights and widths in pixels"""
+"""The samples of 160 px that are converted; those that are composed, and their heights and widths in pixels."""
 
 
 def decode(folder: str) -> None:
@@ -72,7 +72,7 @@ def compose_command(drawn: Path, size: int, samples: int) -> list[str]:
 
 
 def convert_commands(folder: Path) -> dict[str, list[str]]:
-    """The commands that read or pack the files of a folder, by name."""
+    """Return the commands that read or pack the files of a folder, by name. OUT stands for an empty folder."""
     convert = shards_command("convert", folder, "OUT/data", workers=WORKERS)
     return {
         BARE: [*OWN, "decode", str(folder)],
@@ -83,8 +83,8 @@ def convert_commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def run(command: list[str], scratch: Path) -> Taken:
-    """Run it with an empty folder for OUT, which goes afterwards, when all that was written before is on the disk."""
+def run(command: list[str], scratch: Path) -> Usage:
+    """Run a command once all written before is on the disk; its OUT is deleted afterwards."""
     (out := scratch / "out").mkdir()
     os.sync()
     try:
@@ -93,15 +93,15 @@ def run(command: list[str], scratch: Path) -> Taken:
         shutil.rmtree(out)
 
 
-def rates(samples: int, many: Taken, few: Taken | None = None) -> dict[str, float]:
-    """What `samples` took: all of a command, or what it took more than another."""
+def rates(samples: int, many: Usage, few: Usage | None = None) -> dict[str, float]:
+    """Return the rates of `samples`: those of a command, or those that it makes more than another."""
     seconds, cpu = (many.seconds - few.seconds, many.cpu - few.cpu) if few else (many.seconds, many.cpu)
     per_second, per_sample = samples / seconds, cpu / samples * 1e6
     return {"samples_per_second": per_second, "cpu_us_per_sample": per_sample, "memory_mib": many.memory}
 
 
 def converting(commands: dict[str, list[str]], scratch: Path, samples: int, rounds: int = ROUNDS) -> str:
-    """The table of whole commands."""
+    """Return the table of whole commands."""
 
     def whole(command: list[str]) -> dict[str, float]:
         return rates(samples, run(command, scratch))
@@ -111,7 +111,7 @@ def converting(commands: dict[str, list[str]], scratch: Path, samples: int, roun
 
 
 def composing(drawn: Path, folder: Path, scratch: Path, size: int) -> str:
-    """The table of samples FEW to MANY; so starting, and looking at the sources, is left out."""
+    """Return the table of samples FEW to MANY; so starting, and looking at the sources, is left out."""
 
     def between(command: Callable[[int], list[str]]) -> dict[str, float]:
         few = run(command(FEW), scratch)

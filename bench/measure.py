@@ -1,4 +1,4 @@
-"""What the benchmarks share: commands measured from outside (on Linux), drawn samples, and what is written down."""
+"""The common parts of the benchmarks: drawn samples, commands measured from outside (Linux), tables, RESULTS.md."""
 
 import os
 import platform
@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "RESULTS.md"
 
 
-class Taken(NamedTuple):
-    """What a command took: seconds, CPU seconds of all its processes, MiB at the peak; and the last line it printed."""
+class Usage(NamedTuple):
+    """The cost of a command: seconds, CPU seconds of all processes, MiB at the peak; and the last line it printed."""
 
     seconds: float
     cpu: float
@@ -36,11 +36,11 @@ class Taken(NamedTuple):
 
 
 class CommandError(InputError):
-    """A command ended badly; the message is the last line of what it said."""
+    """A command ended badly; the message is the last line of its standard error."""
 
 
 def endless(epoch: Iterable[Any]) -> Iterator[Any]:
-    """The batches of one epoch after the other."""
+    """Yield the batches of one epoch after the other."""
     while True:
         yield from epoch
 
@@ -65,18 +65,16 @@ def drawn_data(root: Path, *, figures: int, rooms: int, samples: int, size: int 
     return Dataset.open(root / "data")
 
 
-def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) -> Taken:
+def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) -> Usage:
     """Run `command` in a process group of its own, looking at its memory every so many seconds.
 
     One thread for OpenMP: workers and threads are counted, and must not multiply.
     Raises CommandError if it ends with an error or takes more than `limit` seconds.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as printed:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as stderr, tempfile.TemporaryFile("w+") as stdout:
         begin, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0.0
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=printed, stderr=said, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
         try:
             while process.poll() is None and time.perf_counter() - begin < limit:
                 peak = max(peak, memory(process.pid))
@@ -88,10 +86,10 @@ def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) ->
         if code is None:
             raise CommandError(f"had not ended after {limit:.0f} s")
         if code:
-            raise CommandError(_last_line(said) or f"ended with exit code {code}, and said nothing")
+            raise CommandError(_last_line(stderr) or f"ended with exit code {code}, and said nothing")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended, and of theirs
         cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        return Taken(seconds, cpu, peak, _last_line(printed))
+        return Usage(seconds, cpu, peak, _last_line(stdout))
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -114,13 +112,13 @@ def _last_line(file: IO[str]) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its descendants so far, of ended and waited-for children too."""
+    """Return the user and system time of a process and its descendants so far, ended children included."""
     fields = [field for one in _tree(pid) for field in _read(one, "stat").rpartition(")")[2].split()[11:15]]
     return sum(map(int, fields)) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> float:
-    """Anonymous and shared memory of a process and its descendants now, MiB; what they share counts once (PSS).
+    """Return the anonymous and shared memory (MiB) of a process and its descendants now; shared pages count once (PSS).
 
     Mapped files are left out: they lie in the page cache, which the system takes back as it likes.
     """
@@ -129,7 +127,7 @@ def memory(pid: int) -> float:
 
 
 def _tree(pid: int) -> list[int]:
-    """The process and its descendants, as far as they still run."""
+    """Return the process and its descendants, as far as they still run."""
     with suppress(OSError):
         children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
         return [pid, *(one for some in children for child in some for one in _tree(int(child)))]
@@ -144,7 +142,7 @@ def _read(pid: int, name: str) -> str:
 
 @dataclass
 class Outcome:
-    """What was measured in each round, and why it failed if it did."""
+    """The measurements of each round, and the error if one failed."""
 
     rounds: list[dict[str, float]] = field(default_factory=list)
     error: str = ""
@@ -153,12 +151,12 @@ class Outcome:
         return [measured[name] for measured in self.rounds if name in measured]
 
     def median(self, name: str = "samples_per_second") -> float:
-        """0 if there are no values."""
+        """Return the median of the rounds, 0 if there are none."""
         return statistics.median(self.values(name) or [0.0])
 
 
 def in_turns(measures: dict[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, Outcome]:
-    """Measure all, round by round, so that what keeps the machine busy hits all; what fails is not run again."""
+    """Measure all, round by round, so that other load hits all alike; one that fails is not run again."""
     outcomes = {name: Outcome() for name in measures}
     for name in track([*measures] * rounds, "measuring"):
         one = outcomes[name]
@@ -177,33 +175,34 @@ COLUMNS = {
     "import_seconds": ("imports, s", ".2f"),
     "pixel_difference": ("pixels differ by", ".2f"),
 }
-"""what may be measured beside the rate: heading and form"""
+"""The heading and form of every measurement beside the rate."""
 
 
-def table(outcomes: dict[str, Outcome], beside: dict[str, float]) -> str:
-    """Medians in Markdown, the fastest first, rates as multiples of those `beside` too; below, who failed and why."""
-    columns = {name: told for name, told in COLUMNS.items() if any(one.values(name) for one in outcomes.values())}
-    headings = ["", "samples/s", "least - most", *(f"x {other}" for other in beside), *(h for h, _ in columns.values())]
+def table(outcomes: dict[str, Outcome], references: dict[str, float]) -> str:
+    """Return medians in Markdown, the fastest first, rates as multiples of the `references` too, and errors below."""
+    columns = {name: column for name, column in COLUMNS.items() if any(one.values(name) for one in outcomes.values())}
+    headings = ["", "samples/s", "least - most", *(f"x {other}" for other in references)]
+    headings += [heading for heading, _ in columns.values()]
     rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     for name, one in sorted(outcomes.items(), key=lambda item: -item[1].median()):
         rates, rate = one.values(), one.median()
-        told = [f"{rate:,.0f}", f"{min(rates):,.0f} - {max(rates):,.0f}"] if rates else ["failed", ""]
-        told += [f"{rate / other:.2f}" if rates and other else "" for other in beside.values()]
-        told += [format(one.median(name), form) if one.values(name) else "" for name, (_, form) in columns.items()]
-        rows.append([name, *told])
+        cells = [f"{rate:,.0f}", f"{min(rates):,.0f} - {max(rates):,.0f}"] if rates else ["failed", ""]
+        cells += [f"{rate / other:.2f}" if rates and other else "" for other in references.values()]
+        cells += [format(one.median(name), form) if one.values(name) else "" for name, (_, form) in columns.items()]
+        rows.append([name, *cells])
     failed = [f"- {name} failed: `{one.error.replace('`', chr(39))}`" for name, one in outcomes.items() if one.error]
     return "\n".join([*("| " + " | ".join(cells) + " |" for cells in rows), *[""] * bool(failed), *failed])
 
 
 def machine(packages: Sequence[str]) -> str:
-    """The date, processor, cores, memory, how busy it is with other things, and the versions of some packages."""
+    """Return the date, the processor, its cores, the memory, the load, and the versions of Python and some packages."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
     gib, load = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, os.getloadavg()[0]
     installed = {one.name: one.version for one in distributions()}
     versions = ", ".join(f"{one} {installed.get(one, 'not installed')}" for one in packages)
-    told = f"{time.strftime('%Y-%m-%d')}, {cpu}, {os.cpu_count()} cores, {gib:.0f} GiB, load {load:.1f} before"
-    return f"{told}, Python {platform.python_version()}, {versions}"
+    host = f"{time.strftime('%Y-%m-%d')}, {cpu}, {os.cpu_count()} cores, {gib:.0f} GiB, load {load:.1f} before"
+    return f"{host}, Python {platform.python_version()}, {versions}"
 
 
 def write_section(path: Path, name: str, text: str) -> None:

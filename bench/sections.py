@@ -27,31 +27,31 @@ from train import Ranks, TrainConfig, optimise, start
 
 Result = dict[str, Any]
 STARTED, LIMIT, LIMIT_OF_TESTS = time.perf_counter(), 420, 240
-"""seconds: what would begin later than LIMIT is recorded as a failure, so that the whole ends within 8 minutes"""
+"""Seconds. A measurement that would begin later than LIMIT is a failure, so that the whole ends within 8 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is done: as it stands on a GPU, or a little of everything on the CPU."""
+    """The amount of work: as it stands on a GPU, or a little of everything on the CPU."""
 
     device: str = "cuda"
     decode: Decode = "gpu"
-    """what is tested and measured first"""
+    """The decoder that is tested and measured first."""
     sources: int = 60
-    """figures and rooms"""
+    """Figures, and rooms."""
     samples: int = 40_000
     whole: int = 400_000
-    """samples of the data set that is read from end to end"""
+    """Samples of the data set that is read from end to end."""
     stored: tuple[int, ...] = (160, 64)
-    """heights and widths of the stored images, pixels, of one data set each"""
+    """Heights and widths of the stored images, pixels, of one data set each."""
     size: int = 64
-    """height and width of the images in batches, pixels"""
+    """Height and width of the images in batches, pixels."""
     caches: tuple[Caching, ...] = ("host", "device")
     width: int = 32
-    """of the DualUNet"""
+    """Channels of the DualUNet."""
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
     seconds: float = 2.0
-    """of each measurement"""
+    """Length of each measurement."""
 
 
 FULL = Scale()
@@ -60,7 +60,7 @@ DRY = Scale(device="cpu", decode="cpu", caches=("host",), batch_sizes=(8, 16), s
 
 
 def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[Result]]]]:
-    """Names and what to call, in order; `work` is an empty folder. A result with an `error` stands for a failure."""
+    """Yield names and functions to call, in order; `work` is an empty folder. A result with an `error` is a failure."""
     rates, sizes, decoders = partial(_rates, scale, work), scale.batch_sizes, dict.fromkeys((scale.decode, "cpu"))
     yield "machine", lambda: [_attempt(_machine)]
     yield "data", lambda: [_attempt(_composed, scale, work, stored, scale.samples) for stored in scale.stored]
@@ -84,7 +84,7 @@ def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[
 
 
 def _attempt(do: Callable[..., Result], *arguments: Any) -> Result:
-    """What `do` returns, or its error: one failure must not cost what comes after."""
+    """Return the result of `do`, or its error: one failure must not cost the measurements after it."""
     try:
         if time.perf_counter() - STARTED > LIMIT:
             raise TimeoutError(f"not begun: {LIMIT} seconds had passed")
@@ -132,7 +132,7 @@ def _tests(scale: Scale, work: Path) -> list[Result]:
 def _rates(
     scale: Scale, work: Path, rate: Callable[..., Result], ways: list[Result], stored: tuple[int, ...] = ()
 ) -> list[Result]:
-    """What `rate` measures of each way to load, on the data set of each size in `stored`, or of the first."""
+    """Return the rates of each way to load, on the data set of each size in `stored`, or of the first."""
     found = []
     for pixels, way in itertools.product(stored or scale.stored[:1], ways):
         config = LoaderConfig(data=_place(work, pixels, scale.samples), size=scale.size, **way)
@@ -143,11 +143,11 @@ def _rates(
 def _training_rate(
     width: int, reading: LoaderConfig, device: torch.device, seconds: float, resident: bool = False
 ) -> Result:
-    """Samples a second of training, and the share of the time in which it waited for data.
+    """Return the samples a second of training, and the share of the time in which it waited for data.
 
-    resident: the same batch again and again, which lies on the device: what training alone can do.
+    resident: train on one batch that lies on the device, again and again: the rate of training alone.
     """
-    config = TrainConfig(loader=reading, unet=UNetConfig(width=width), wandb=False)
+    config = TrainConfig(loader=reading, unet=UNetConfig(width=width), wandb="off")
     training = start(config, Ranks(0, 1, device))
     with training.loader as loader:
         batches = endless(loader)
@@ -168,7 +168,7 @@ def _training_rate(
 
 
 def _whole(scale: Scale, work: Path) -> list[Result]:
-    """Two epochs over many samples: the first from a cold page cache, decoding; the second from the device's cache."""
+    """Read many samples twice: from a cold page cache, decoding, then from the device's cache."""
     made = _attempt(_composed, scale, work, scale.stored[0], scale.whole)
     place = _place(work, scale.stored[0], scale.whole)
     for tar in place.glob("*.tar"):

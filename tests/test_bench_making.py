@@ -23,9 +23,9 @@ def test_who_fails_is_named_and_the_others_have_rates(folders: Path, tmp_path: P
 
 def test_as_many_samples_are_composed_and_encoded_as_are_counted(drawn: Drawn, folders: Path, tmp_path: Path) -> None:
     command = [part.replace("OUT", str(tmp_path)) for part in compose_command(drawn.fg.parent, 32, 60)]
-    taken = run_watched(command, limit=60)
+    usage = run_watched(command, limit=60)
     assert len(Dataset.open(tmp_path / "data")) == 60
-    assert taken.cpu > 0
-    assert taken.memory > 10
+    assert usage.cpu > 0
+    assert usage.memory > 10
     few, many = (run_watched([*OWN, "encode", str(folders), "64", n], limit=60).cpu for n in ("2", "4000"))
     assert many > few

@@ -1,4 +1,4 @@
-"""What a sample is in the race, and the formats that hold it: python -m bench.race.formats FORMAT SCRATCH writes one.
+"""The samples of the race, and the formats that hold them: python -m bench.race.formats FORMAT SCRATCH writes one.
 
 The folders of 2020 are there; every other format is made from them, so that all hold the same images, byte for byte.
 `shards64` alone holds others: the same images scaled down to training size.
@@ -22,18 +22,18 @@ from shards.errors import InputError
 from shards.format.schema import BY_NAME, identity
 
 BATCH, SIZE, WORKERS = 64, 64, 2
-"""samples a batch, height and width in pixels, and worker processes or threads: the same for all"""
+"""Samples a batch, height and width in pixels, and worker processes or threads: the same for all."""
 SHAPES = {"fg_bg": 3, "mask": 1, "depth": 1, "bg": 3}
-"""the four arrays of a batch and their channels"""
+"""The four arrays of a batch and their channels."""
 Paths = dict[str, str]
-"""of a sample's images, by component, below the folder"""
+"""The paths of a sample's images, by component, below the folder."""
 Encoded = dict[str, bytes]
 Sample = dict[str, NDArray[np.uint8]]
-"""(H, W, 3), or (H, W) where grey"""
+"""The images of a sample, (H, W, 3), or (H, W) where grey."""
 
 
 def members(folder: Path) -> list[Paths]:
-    """The samples in the folders of 2020. Raises InputError if they are not there, or not all JPEGs."""
+    """Return the samples in the folders of 2020. Raises InputError if they are not there, or not all JPEGs."""
     folders = {name: BY_NAME[name].folder for name in SHAPES}
     samples = []
     for path in sorted((folder / folders["fg_bg"]).rglob("*.jpg")):
@@ -58,7 +58,7 @@ def read(folder: Path, paths: Paths) -> Encoded:
 
 
 def pillow(encoded: Encoded) -> Sample:
-    """The images 64 x 64, antialiased, as Pillow decodes them. All others are compared with it."""
+    """Decode and resize by Pillow, antialiased. All others are compared with it."""
     sample = {}
     for name, channels in SHAPES.items():
         image = Image.open(io.BytesIO(encoded[name])).convert("RGB" if channels == 3 else "L")
@@ -67,7 +67,7 @@ def pillow(encoded: Encoded) -> Sample:
 
 
 def turbo(encoded: Encoded) -> Sample:
-    """How those decode who want it fast: libjpeg-turbo by simplejpeg, then OpenCV by area, its way not to alias."""
+    """Decode by libjpeg-turbo (simplejpeg) and resize by OpenCV's area filter, its way not to alias."""
     import cv2
     from simplejpeg import decode_jpeg
 
@@ -106,7 +106,7 @@ FORMATS: dict[str, Callable[[Path, Path], None]] = {
     "mds": _mds,
     "litdata": _litdata,
 }
-"""all but the folders, from which they are made"""
+"""All formats but the folders, from which they are made."""
 
 if __name__ == "__main__":
     scratch = Path(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Who runs: loaders as their documentation has them, from the folder of a format to batches of epochs without end.
+"""The loaders that race, as their documentation has them: from the folder of a format to batches of epochs without end.
 
 A batch is the four arrays, uint8, NumPy or torch, (N, H, W, C) or (N, C, H, W); grey ones also (N, H, W).
 
@@ -52,7 +52,7 @@ def folders(folder: Path) -> Iterator[Batch]:
 
 
 def webdataset(folder: Path) -> Iterator[Batch]:
-    """The shards as they are; batches are made in the workers."""
+    """Read the shards as they are; batches are made in the workers."""
     import webdataset as wds
 
     shards = sorted(str(path) for path in folder.glob("shard-*.tar"))
@@ -62,7 +62,7 @@ def webdataset(folder: Path) -> Iterator[Batch]:
 
 
 def streaming(folder: Path) -> Iterator[Batch]:
-    """Its defaults, which its guide calls fast as they are."""
+    """Read MDS with the library's defaults, which its guide calls fast as they are."""
     from torch.utils.data import DataLoader
 
     from bench.race.mds import StreamingDataset, clean_stale_shared_memory
@@ -80,7 +80,7 @@ def litdata(folder: Path) -> Iterator[Batch]:
 
 
 def spdl(folder: Path) -> Iterator[Batch]:
-    """A pipeline of threads; it has no format of its own and reads the folders."""
+    """Read the folders, as the library has no format of its own, in a pipeline of threads."""
     from spdl.pipeline import PipelineBuilder
 
     def load(samples: list[Paths]) -> Batch:
@@ -96,7 +96,7 @@ def spdl(folder: Path) -> Iterator[Batch]:
 
 
 def dali(folder: Path) -> Iterator[Batch]:
-    """Reader, decoder and resize in one pipeline, handed to PyTorch by DALI's own iterator."""
+    """Read, decode and resize in one pipeline, whose batches DALI's own iterator hands to PyTorch."""
     from nvidia.dali import Pipeline, fn, types
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -134,7 +134,7 @@ def sluice_cached(folder: Path) -> Iterator[Batch]:
 
 
 def floor(folder: Path) -> Iterator[Batch]:
-    """libjpeg-turbo in two processes, of only what must be decoded, from memory; nothing is resized or handed over.
+    """Decode from memory by libjpeg-turbo in two processes, as little as must be; nothing is resized or handed over.
 
     That is fg_bg, mask and depth of every sample in random order, and each distinct bg once, before the first batch.
     """
@@ -157,17 +157,17 @@ def _decode(names: Sequence[str], samples: list[Encoded]) -> Batch:
 
 @dataclass(frozen=True)
 class Contender:
-    """One row of the table."""
+    """A row of the table."""
 
     name: str
     run: Callable[[Path], Iterator[Batch]]
     format: str
     modules: tuple[str, ...]
-    """imported before the clock of its start runs"""
+    """Modules that are imported before the clock of its start runs."""
     kind: str = "peer"
-    """peer; ours; or floor, which hands over nothing"""
+    """One of peer, ours, and floor, which hands over nothing."""
     warm_epoch: bool = False
-    """its first epoch is another matter than those that follow, which are measured"""
+    """Whether the first epoch differs from those that follow, which are measured."""
 
 
 _TORCH, _OURS, _TURBO = "torch.utils.data", ("pipeline.loader",), ("cv2", "simplejpeg")
@@ -215,7 +215,7 @@ def main(function: str, folder: str, seconds: str, warm_up: str, warm_samples: s
     measured = {"samples_per_second": samples / spent, "cpu_us_per_sample": cpu / samples * 1e6}
     measured["import_seconds"], measured["start_seconds"] = np.diff(moments).tolist()
     print(json.dumps(measured), flush=True)
-    os._exit(0)  # what matters is measured; how long workers take to end, or whether they hang, is not
+    os._exit(0)  # all is measured; workers may take long to end, or hang
 
 
 if __name__ == "__main__":

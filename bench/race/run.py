@@ -25,7 +25,7 @@ from shards.errors import InputError, report_errors
 from shards.format.dataset import Dataset
 
 LIMIT = 120.0
-"""seconds beyond its measurement after which a contender counts as hanging"""
+"""Seconds beyond its measurement after which a contender counts as hanging."""
 PACKAGES = (
     "litdata mosaicml-streaming nvidia-dali-cuda120 opencv-python-headless pillow simplejpeg spdl torch webdataset"
 )
@@ -34,17 +34,18 @@ COLOURS = {"peer": "#8a9bb0", "ours": "#d9622b", "floor": "#404040"}
 
 @dataclass(frozen=True, kw_only=True)
 class RaceConfig:
-    """How long the race takes, and on what."""
+    """The length of the race, and its data."""
 
     data: Path | None = None
-    """a data set to race on, of JPEGs; one is drawn if not given"""
+    """A data set to race on, of JPEGs; one is drawn if not given."""
     samples: int = 8000
-    """that are drawn"""
+    """Samples that are drawn."""
     rounds: int = 5
-    """how often each contender runs"""
+    """Runs of each contender."""
     seconds: float = 2.5
-    """of each measurement, after so many of warm-up:"""
+    """Seconds of each measurement."""
     warm_up: float = 1.0
+    """Seconds before each measurement."""
 
     def __post_init__(self) -> None:
         if self.samples < 100 or self.rounds < 1 or self.seconds <= 0 or self.warm_up < 0:
@@ -52,7 +53,7 @@ class RaceConfig:
 
 
 def build_formats(data: Path, scratch: Path) -> dict[str, str]:
-    """Write the samples of a data set in all formats. Return why the others are not there, by format."""
+    """Write the samples of a data set in all formats. Return the errors of those that failed, by format."""
     run_watched(measure.shards_command("export", data, scratch / "folders"), limit=10 * LIMIT)
     errors = {}
     for name in track(FORMATS, "formats"):
@@ -66,7 +67,7 @@ def build_formats(data: Path, scratch: Path) -> dict[str, str]:
 def race(
     contenders: Sequence[Contender], config: RaceConfig, scratch: Path, unwritten: dict[str, str]
 ) -> dict[str, Outcome]:
-    """Run all contenders, round by round, on the formats in `scratch`. `unwritten`: why a format is not there."""
+    """Run all contenders, round by round, on the formats in `scratch`; `unwritten` has the errors of those missing."""
     truth = Truth(scratch / "folders")
 
     def measured(one: Contender) -> dict[str, float]:
@@ -75,23 +76,23 @@ def race(
         warm_samples, batch = len(truth.arrays["mask"]) if one.warm_epoch else 0, scratch / "first.npz"
         what = (one.run.__name__, scratch / one.format, config.seconds, config.warm_up, warm_samples, batch)
         command = [sys.executable, "-m", "bench.race.loaders", *map(str, what), *one.modules]
-        taken = run_watched(command, limit=config.seconds + LIMIT, every=0.25)
+        usage = run_watched(command, limit=config.seconds + LIMIT, every=0.25)
         judged = {} if one.kind == "floor" else {"pixel_difference": truth.difference(batch)}
-        return {**json.loads(taken.printed), "memory_mib": taken.memory, **judged}
+        return {**json.loads(usage.printed), "memory_mib": usage.memory, **judged}
 
     return measure.in_turns({one.name: partial(measured, one) for one in contenders}, config.rounds)
 
 
 def section(contenders: Sequence[Contender], outcomes: dict[str, Outcome], *told: str) -> str:
-    """The section of RESULTS.md."""
+    """Return the section of RESULTS.md."""
     rates = {kind: [outcomes[one.name].median() for one in contenders if one.kind == kind] for kind in COLOURS}
-    beside = {"best peer": max(rates["peer"], default=0.0), "floor": max(rates["floor"], default=0.0)}
+    references = {"best peer": max(rates["peer"], default=0.0), "floor": max(rates["floor"], default=0.0)}
     picture = "![samples a second of each loader](results/loaders.png)"
-    return "\n\n".join(["## Loaders", *told, measure.table(outcomes, beside), picture])
+    return "\n\n".join(["## Loaders", *told, measure.table(outcomes, references), picture])
 
 
 def plot(path: Path, contenders: Sequence[Contender], outcomes: dict[str, Outcome], title: str) -> None:
-    """Medians as bars on a logarithmic axis, least and most as whiskers; failures are left out."""
+    """Draw medians as bars on a logarithmic axis, least and most as whiskers; failures are left out."""
     from matplotlib.figure import Figure
 
     good = sorted((one for one in contenders if outcomes[one.name].rounds), key=lambda one: outcomes[one.name].median())

@@ -1,4 +1,4 @@
-"""Are these the right pixels? A contender's first batch beside Pillow's decoding of the same images."""
+"""A check of pixels: a contender's first batch beside Pillow's decoding of the same images."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from bench.race.formats import BATCH, SHAPES, SIZE, members, pillow, read
 
 BOUND = 8.0
-"""levels of 255 that the mean difference of each of the four arrays must stay below; even aliased scaling does"""
+"""Levels of 255 that the mean difference of each of the four arrays must stay below; even aliased scaling does."""
 Images = NDArray[np.uint8]
 
 
 class Truth:
-    """All samples by Pillow, uint8 (N, 64, 64, C) by name. Which of them a contender hands over, it need not say."""
+    """All samples by Pillow, uint8 (N, 64, 64, C) by name. A contender need not say which of them it hands over."""
 
     def __init__(self, folder: Path) -> None:
         """Decode all samples in the folders of 2020: a millisecond each."""
@@ -22,7 +22,7 @@ class Truth:
         self._thumbnails = _thumbnails(self.arrays)
 
     def difference(self, first: Path) -> float:
-        """Mean absolute difference of a contender's first batch in levels of 255, over its four arrays.
+        """Return the mean absolute difference of a contender's first batch in levels of 255, over its four arrays.
 
         Raises ValueError if they are not four arrays of the right shape and type, are not near to any sample, or if
         samples come twice or in the order in which they are stored.
@@ -41,7 +41,7 @@ class Truth:
 
 
 def _thumbnails(arrays: dict[str, Images]) -> NDArray[np.float32]:
-    """8 x 8 pixels of fg_bg and mask, which suffices to find a sample again, (N, 256)."""
+    """Return 8 x 8 pixels of fg_bg and mask, which suffices to find a sample again, float32 (N, 256)."""
     both = np.concatenate([arrays["fg_bg"], arrays["mask"]], axis=3)
     cells = both.reshape(len(both), 8, SIZE // 8, 8, SIZE // 8, 4).mean(axis=(2, 4), dtype=np.float32)
     thumbnails: NDArray[np.float32] = cells.reshape(len(both), -1)
@@ -49,7 +49,7 @@ def _thumbnails(arrays: dict[str, Images]) -> NDArray[np.float32]:
 
 
 def _as_nhwc(name: str, images: Images) -> Images:
-    """(N, 64, 64, C) from either order of the axes, which nobody is asked to have."""
+    """Return images as (N, 64, 64, C), whichever order their axes have. Raises ValueError for other shapes."""
     wanted = (SIZE, SIZE, SHAPES[name])
     if images.ndim == 4 and images.shape[1:] == (SHAPES[name], SIZE, SIZE):
         images = images.transpose(0, 2, 3, 1)
