@@ -23,9 +23,8 @@ from torch.nn.functional import interpolate
 from checkpoint import Device, load_model, select_device
 from pipeline.decode import resize
 from shards.errors import InputError, report_errors
-from shards.format.images import save
+from shards.format.images import IMAGE_SUFFIXES, save
 from shards.format.manifest import DepthRange
-from shards.ingest.listing import IMAGES
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +57,7 @@ def pairs(fg_bg: Path, bg: Path) -> list[tuple[Path, Path]]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
 def load_image(path: Path) -> Tensor:

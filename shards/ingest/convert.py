@@ -27,7 +27,17 @@ from shards.format.images import (
 from shards.format.manifest import Encoding, Manifest, Shard
 from shards.format.schema import BY_NAME, COMPONENTS, Sample, shard_name
 from shards.format.splits import COUNTED, DivisionConfig, counted_samples
-from shards.ingest.job import Formats, Job, Plan, common_formats, fingerprint, options_of, stored_components
+from shards.ingest.job import (
+    LOOKED_AT,
+    Formats,
+    Job,
+    Plan,
+    Unit,
+    common_formats,
+    fingerprint,
+    options_of,
+    stored_components,
+)
 from shards.ingest.listing import Listing, Samples
 from shards.ingest.zips import Entry, Reader
 
@@ -36,8 +46,6 @@ Checked = tuple[bytes, NDArray[np.int64] | None] | BadImage
 
 DECODED = 1_000
 """Samples that are decoded for the statistics where the others are not."""
-LOOKED_AT = 100
-"""Samples, about, of which images are opened to find out what most of them are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,21 +112,16 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
     step, full = config.division.samples_per_shard, config.verify == "full"
     units = [
         ConvertUnit(
-            name=shard_name(i // step),
-            entries=samples[i : i + step],
+            name=shard_name(number),
+            size=len(part),
+            entries=part,
             given=given,
             stored=stored,
-            counted=counted_samples(i, step, len(samples), COUNTED if full else DECODED),
+            counted=counted_samples(number * step, step, len(samples), COUNTED if full else DECODED),
             decode_all=full,
         )
-        for i in range(0, len(samples), step)
+        for number, part in enumerate(samples[i : i + step] for i in range(0, len(samples), step))
     ]
-    encoding = Encoding(
-        resized_from=given["fg_bg"].size,
-        resized_by="bilinear, antialiased",
-        jpeg_quality=JPEG_QUALITY,
-        jpeg_chroma="4:4:4",
-    )
     # Files in zips are told apart by their checksums, those in folders by their names and the contents of some: to ask
     # for sizes and times would cost as much as opening them, on a network drive.
     identities = (samples.keys.tobytes(), samples.found["packed"].tobytes(), samples.found["crc"].tobytes(), *some)
@@ -129,7 +132,14 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
         split_by=config.division.split_by,
         shards=[Shard(unit.name) for unit in units],
         made_from=fingerprint(options_of(config, "component", "background"), identities),
-        storage=encoding if config.size else None,
+        storage=Encoding(
+            resized_from=given["fg_bg"].size,
+            resized_by="bilinear, antialiased",
+            jpeg_quality=JPEG_QUALITY,
+            jpeg_chroma="4:4:4",
+        )
+        if config.size
+        else None,
         verified=config.verify,
     )
     return Job(Plan(manifest=manifest, left_out=listing.left_out, split=config.division), units)
@@ -165,40 +175,32 @@ def _stored_formats(given: Formats, config: ConvertConfig) -> Formats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertUnit:
+class ConvertUnit(Unit):
     """The images of one shard.
 
     counted: numbers of the samples whose pixels are counted. decode_all: else of the others only headers are read.
     """
 
-    name: str
     entries: Samples
     given: Formats
     stored: Formats
     counted: range
     decode_all: bool
 
-    @property
-    def size(self) -> int:
-        return len(self.entries)
-
     def samples(self) -> Iterator[Sample | LeftOut]:
         with Reader() as reader:
             own = partial(_checked, reader)
-            ways = [
-                (name, _shared if BY_NAME[name].shared else own, given, self.stored[name])
-                for name, given in self.given.items()
-            ]
             for number, (key, entries) in enumerate(self.entries):
                 count = number in self.counted
                 images, histograms = {}, {}
-                for (name, check, given, stored), entry in zip(ways, entries, strict=True):
-                    found = check(entry, given, stored, count or self.decode_all, count)
+                for (name, given), entry in zip(self.given.items(), entries, strict=True):
+                    check = _shared if BY_NAME[name].shared else own
+                    found = check(entry, given, self.stored[name], count or self.decode_all, count)
                     if isinstance(found, BadImage):
                         yield LeftOut(found.kind, key, name, entry.path, found.detail)
                     else:
                         images[name], histograms[name] = found
-                if len(images) == len(ways):
+                if images.keys() == self.given.keys():
                     yield Sample(key, images, {name: one for name, one in histograms.items() if one is not None})
 
 

@@ -15,7 +15,17 @@ from shards.format.manifest import Manifest, Shard
 from shards.format.schema import BY_NAME, SHARED_TAR, WORK, Sample
 from shards.format.splits import DivisionConfig, SplitConfig
 from shards.format.tar import BLOCK, TarMember
-from shards.ingest.job import Formats, Job, Plan, common_formats, fingerprint, options_of, stored_components
+from shards.ingest.job import (
+    LOOKED_AT,
+    Formats,
+    Job,
+    Plan,
+    Unit,
+    common_formats,
+    fingerprint,
+    options_of,
+    stored_components,
+)
 
 Found = dict[str, TarMember | LeftOut]
 """One sample by component: where its image lies, or why that member cannot be used."""
@@ -24,8 +34,6 @@ _PACKED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PADDING = 1 << 20
 """Bytes read at a time where nothing but zeros is expected."""
-_LOOKED_AT = 100
-"""Samples of which it is found out what most of them are."""
 _MARK = "index "
 """Begins the fingerprint of an index."""
 
@@ -55,7 +63,7 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
         made_from=made_from,
     )
     plan = Plan(manifest=manifest, left_out=left_out, split=DivisionConfig(**vars(split)))
-    return Job(plan, [IndexUnit(tar, formats) for tar in tars], in_place=True)
+    return Job(plan, [IndexUnit(name=tar.name, size=1, tar=tar, formats=formats) for tar in tars], in_place=True)
 
 
 def _forget_others(folder: Path, fingerprint: str) -> None:
@@ -82,7 +90,7 @@ def _look(tars: list[Path]) -> Formats:
             continue
         with tar.open("rb") as file:
             fg_bg, depth = (
-                [_read(file, sample[name]) for sample in complete[:_LOOKED_AT]] for name in ("fg_bg", "depth")
+                [_read(file, sample[name]) for sample in complete[:LOOKED_AT]] for name in ("fg_bg", "depth")
             )
         formats = common_formats([_extension(complete[0][name]) for name in BY_NAME], fg_bg, depth)
         if formats is None:
@@ -105,20 +113,12 @@ def _read(file: BinaryIO, member: TarMember) -> bytes:
     return file.read(size)
 
 
-@dataclass(frozen=True)
-class IndexUnit:
+@dataclass(frozen=True, kw_only=True)
+class IndexUnit(Unit):
     """One tar that is there already."""
 
     tar: Path
     formats: Formats
-
-    @property
-    def name(self) -> str:
-        return self.tar.name
-
-    @property
-    def size(self) -> int:
-        return 1
 
     def samples(self) -> Iterator[Sample | LeftOut]:
         samples, left_out = list_tar(self.tar)
@@ -171,9 +171,20 @@ def list_tar(tar: Path) -> tuple[dict[str, Found], list[LeftOut]]:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 found = _found(tar.name, archive)
                 end = archive.offset
+            file.seek(end)
+            last = file.read(BLOCK)  # Python's reader stops at anything that it cannot read
+            if len(last) < BLOCK:
+                raise tarfile.ReadError(f"it ends at byte {end} without the empty block of an end")
+            if any(last):
+                raise tarfile.ReadError(f"no header can be read at byte {end}")
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise InputError(f"{tar}: not a whole tar ({error}). Copy it again.") from error
-        _check_end(tar, file, end)
+        while padding := file.read(_PADDING):
+            if any(padding):
+                raise InputError(
+                    f"{tar}: goes on after its end at byte {end}; several tars in one? "
+                    "`tar --ignore-zeros -xf` unpacks all of them; make it again from that."
+                )
     return found
 
 
@@ -227,21 +238,3 @@ def _usable(member: tarfile.TarInfo, path: PurePosixPath, place: tuple[int, int]
     if member.issparse():
         raise BadImage("sparse", "stored without its empty parts; make the tar without --sparse")
     raise BadImage("not-a-file", "a device or a pipe")
-
-
-def _check_end(tar: Path, file: BinaryIO, end: int) -> None:
-    """Check that a tar ends with empty blocks: Python's reader stops at anything else without a word."""
-    file.seek(end)
-    last = file.read(BLOCK)
-    if len(last) < BLOCK:
-        raise InputError(
-            f"{tar}: not a whole tar (it ends at byte {end} without the empty block of an end). Copy it again."
-        )
-    if any(last):
-        raise InputError(f"{tar}: not a whole tar (no header can be read at byte {end}). Copy it again.")
-    while padding := file.read(_PADDING):
-        if any(padding):
-            raise InputError(
-                f"{tar}: goes on after its end at byte {end}; several tars in one? "
-                "`tar --ignore-zeros -xf` unpacks all of them; make it again from that."
-            )

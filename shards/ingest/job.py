@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from shards.format.images import ImageFormat, LeftOut, size_and_bits
 from shards.format.manifest import Manifest, StoredComponent, from_json
@@ -14,19 +15,21 @@ from shards.format.splits import DivisionConfig
 
 Formats = dict[str, ImageFormat]
 """How the images of each component are encoded."""
+LOOKED_AT = 100
+"""Samples, about, of which images are opened to find out what most of them are."""
 
 
-class Unit(Protocol):
-    """The work of one shard: small enough to be sent to another process or machine."""
+@dataclass(frozen=True, kw_only=True)
+class Unit(ABC):
+    """The work of one shard: small enough to be sent to another process or machine.
 
-    @property
-    def name(self) -> str:
-        """The shard's file name."""
+    name: the shard's file name. size: how many samples it tries, for the progress bar.
+    """
 
-    @property
-    def size(self) -> int:
-        """How many samples it tries, for the progress bar."""
+    name: str
+    size: int
 
+    @abstractmethod
     def samples(self) -> Iterator[Sample | LeftOut]:
         """Make the shard's samples, in their order, and say what is wrong with those that cannot be made."""
 

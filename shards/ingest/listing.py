@@ -6,6 +6,7 @@ path `OverlayedImages1/15/a.jpg`. What is found is kept in arrays, 300 bytes a s
 
 import os
 import re
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from shards.ingest.zips import Entry, list_zip
 
 FOUND = np.dtype([("source", "<u4"), ("header", "<u8"), ("packed", "<u8"), ("crc", "<u4")])
 """An image: the number of its source, 0 where there is no image; the rest as in Entry."""
+_RECORD = struct.Struct("<LQQL")
+"""The same, image by image."""
 _SUFFIXES = tuple(IMAGE_SUFFIXES)
 _TOGETHER = 4096
 """Files that are told at once, at most: of a folder all names are in memory anyway, to be sorted."""
@@ -114,6 +117,9 @@ class Source(NamedTuple):
     def name(self, key: str) -> str:
         return key + self.ending if self.ending.startswith(".") else self.ending
 
+    def path(self, key: str) -> str:
+        return f"{self.folder}/{self.name(key)}"
+
     def entry(self, key: str, header: int, packed: int, crc: int) -> Entry:
         return Entry(self.folder, self.name(key), self.zip, self.method, header, packed, crc)
 
@@ -164,9 +170,8 @@ class Listing:
         self.left_out: list[LeftOut] = []
         self.files = 0
         self.counts = dict.fromkeys(globs, 0)
-        self._columns = {name: column for column, name in enumerate(globs)}
         self._rows: dict[str, int] = {}
-        self._found = np.zeros((1024, len(globs)), FOUND)
+        self._found = bytearray()
         self._numbers = {Source(): 0}
         self._sources = {0: Source()}
         matcher = Matcher(globs)
@@ -175,60 +180,36 @@ class Listing:
                 self._add(entries, matcher.components(inside, [entry.name for entry in entries]))
 
     def _add(self, entries: list[Entry], components: Sequence[str | None]) -> None:
+        """Put images into the rows of their keys and columns of their components, of two for one place the first."""
         self.files += len(entries)
-        images: dict[str, list[Entry]] = {}
-        for entry, component in zip(entries, components, strict=True):
-            if component and is_image(entry.name):
-                images.setdefault(component, []).append(entry)
-            else:
-                why = "no image of any component by its name"
-                self.left_out.append(LeftOut("litter", "", component or "", entry.path, why))
-        for component, some in images.items():
-            self._join(component, some)
-
-    def _join(self, component: str, entries: list[Entry]) -> None:
-        """Put the images of a component into the rows of their keys, of two for one place the first."""
-        column = self._columns[component]
+        width = FOUND.itemsize * len(self.counts)
+        offsets = {name: FOUND.itemsize * column for column, name in enumerate(self.counts)}
         stems = [entry.name.rpartition(".")[0] for entry in entries]
         keys = _NOT_IN_KEYS.sub("_", "/".join(stems)).split("/")  # all in one, for no name has a / in it
-        rows = np.array([self._rows.setdefault(key, len(self._rows)) for key in keys])
-        if len(self._rows) > len(self._found):
-            self._found.resize((len(self._rows) * 9 // 8, len(self._columns)), refcheck=False)  # in place, where it can
-        first = np.zeros(len(rows), bool)
-        first[np.unique(rows, return_index=True)[1]] = True
-        first &= self._found["source"][rows, column] == 0
-        self.counts[component] += int(np.count_nonzero(first))
-        self._found[rows[first], column] = self._located(entries, stems, keys)[first]
-        for i in np.flatnonzero(~first).tolist():
-            there = self._path(keys[i], int(rows[i]), column)
-            self.left_out.append(
-                LeftOut("duplicate", keys[i], component, entries[i].path, f"{there} has the same name")
-            )
-
-    def _located(self, entries: list[Entry], stems: list[str], keys: list[str]) -> NDArray[Any]:
-        """Tell where each of the images lies, FOUND (entries,)."""
-        endings = [
-            entry.name[len(stem) :] if stem == key else entry.name
-            for entry, stem, key in zip(entries, stems, keys, strict=True)
-        ]
-        one = entries[0]
-        numbers = {
-            ending: self._number(Source(one.folder, ending, one.zip, one.method)) for ending in dict.fromkeys(endings)
-        }
-        located = np.zeros(len(entries), FOUND)
-        located["source"] = [numbers[ending] for ending in endings]
-        for name in ("header", "packed", "crc") if one.zip else ():
-            located[name] = [getattr(entry, name) for entry in entries]
-        return located
+        numbers: dict[str, int] = {}
+        for entry, component, stem, key in zip(entries, components, stems, keys, strict=True):
+            if not component or not is_image(entry.name):
+                why = "no image of any component by its name"
+                self.left_out.append(LeftOut("litter", "", component or "", entry.path, why))
+                continue
+            row = self._rows.setdefault(key, len(self._rows))
+            if row * width == len(self._found):
+                self._found += bytes(width)
+            at = row * width + offsets[component]
+            if there := _RECORD.unpack_from(self._found, at)[0]:
+                why = f"{self._sources[there].path(key)} has the same name"
+                self.left_out.append(LeftOut("duplicate", key, component, entry.path, why))
+                continue
+            ending = entry.name[len(stem) :] if stem == key else entry.name
+            if ending not in numbers:
+                numbers[ending] = self._number(Source(entry.folder, ending, entry.zip, entry.method))
+            _RECORD.pack_into(self._found, at, numbers[ending], entry.header, entry.packed, entry.crc)
+            self.counts[component] += 1
 
     def _number(self, source: Source) -> int:
         number = self._numbers.setdefault(source, len(self._numbers))
         self._sources[number] = source
         return number
-
-    def _path(self, key: str, row: int, column: int) -> str:
-        source = self._sources[self._found["source"].item(row, column)]
-        return f"{source.folder}/{source.name(key)}"
 
     def samples(self, background: str) -> Samples:
         """Return the complete samples in the order of a hash of their keys; the others join `left_out`.
@@ -236,18 +217,21 @@ class Listing:
         background: regular expression that finds the name of a sample's background in its key, where that has none of
         its own name.
         """
-        self._join_backgrounds(re.compile(background))
-        complete = self._complete()
+        found = np.frombuffer(self._found, FOUND).reshape(-1, len(self.counts))
+        self._join_backgrounds(found[:, list(self.counts).index("bg")], re.compile(background))
+        complete = self._complete(found["source"])
         kept = [key.encode() for key in compress(self._rows, complete)]
         self._rows.clear()
         keys = np.array(kept, np.bytes_)
         order = np.lexsort((keys, np.fromiter((unit_interval(key.decode(), 0) for key in kept), np.float64, len(kept))))
-        return Samples(keys[order], self._found[np.flatnonzero(complete)[order]], self._sources)
+        return Samples(keys[order], found[np.flatnonzero(complete)[order]], self._sources)
 
-    def _join_backgrounds(self, background: re.Pattern[str]) -> None:
-        """Give each sample that has no background of its own name the one that its key leads to, if that is one."""
-        column = self._columns["bg"]
-        own = self._found["source"][: len(self._rows), column] > 0
+    def _join_backgrounds(self, found: NDArray[Any], background: re.Pattern[str]) -> None:
+        """Give each sample that has no background of its own name the one that its key leads to, if that is one.
+
+        found: the backgrounds, FOUND (rows,).
+        """
+        own = found["source"] > 0
         if own.all():
             return
         named: dict[str, str] = {}
@@ -259,31 +243,30 @@ class Listing:
         @cache
         def shared(key: str) -> tuple[int, ...]:
             """Tell where the image lies without the key of its own row."""
-            number, *where = self._found.item(self._rows[key], column)
+            number, *where = found.item(self._rows[key])
             source = self._sources[number]
             return self._number(source._replace(ending=source.name(key))), *where
 
         for row, key in enumerate(self._rows):
-            if not own[row] and (found := background.search(key)) and (name := named.get(found[1])):
-                self._found[row, column] = shared(name)
+            if not own[row] and (match := background.search(key)) and (name := named.get(match[1])):
+                found[row] = shared(name)
 
-    def _complete(self) -> NDArray[np.bool_]:
-        """Tell which rows are samples with all their images and a key that can be stored, bool (rows,)."""
-        present = self._found["source"][: len(self._rows)] > 0
-        begun = np.asarray(np.delete(present, self._columns["bg"], axis=1).any(axis=1))
-        complete = np.asarray(present.all(axis=1))
+    def _complete(self, numbers: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Tell which rows are samples with all their images and a key that can be stored, bool (rows,).
+
+        numbers: of the images' sources, uint32 (rows, components).
+        """
+        names = np.array(list(self.counts))
+        begun, complete = (np.asarray(one) for one in (numbers[:, names != "bg"].any(axis=1), numbers.all(axis=1)))
         for row, key in enumerate(self._rows):
             storable = key.isprintable() and len(key.encode()) <= LONGEST_KEY
             if not begun[row] or (complete[row] and storable):
                 continue
-            some = self._path(key, row, int(present[row].argmax()))
-            for name in compress(self._columns, ~present[row]):
+            some = self._sources[int(numbers[row][numbers[row] > 0][0])].path(key)
+            for name in names[numbers[row] == 0].tolist():
                 self.left_out.append(LeftOut("missing", key, name, some, f"there is no {name} for it"))
             if not storable:
                 why = f"a tar cannot hold this name: {LONGEST_KEY} bytes of printable UTF-8 at most"
                 self.left_out.append(LeftOut("bad-name", key, "", some, why))
             complete[row] = False
         return complete
-
-
-IMAGES = IMAGE_SUFFIXES  # until its users are renamed

@@ -123,9 +123,20 @@ class Reader(ExitStack):
 
     def read(self, entry: Entry) -> bytes:
         """Read a file. Raises OSError if its bytes cannot be had, or are not what the zip's directory says."""
-        return self._read_in_zip(entry) if entry.zip else _read_file(entry.path)
+        if entry.zip:
+            return self._in_zip(entry)
+        # In three quarters of the time of open, and much of converting is reading. Only an empty piece says that it
+        # ended.
+        file = os.open(entry.path, os.O_RDONLY)
+        try:
+            pieces = [os.read(file, _AT_ONCE)]
+            while piece := os.read(file, _AT_ONCE):
+                pieces.append(piece)
+        finally:
+            os.close(file)
+        return b"".join(pieces)
 
-    def _read_in_zip(self, entry: Entry) -> bytes:
+    def _in_zip(self, entry: Entry) -> bytes:
         if entry.zip not in self._zips:
             self._zips[entry.zip] = self.enter_context(Path(entry.zip).open("rb"))  # noqa: SIM115 - it does
         file = self._zips[entry.zip]
@@ -145,15 +156,3 @@ class Reader(ExitStack):
         if zlib.crc32(data) != entry.crc:
             raise OSError(f"{entry.path}: its checksum is not the one that the zip's directory has")
         return data
-
-
-def _read_file(path: str) -> bytes:
-    # In three quarters of the time of open, and much of converting is reading. Only an empty piece says that it ended.
-    file = os.open(path, os.O_RDONLY)
-    try:
-        pieces = [os.read(file, _AT_ONCE)]
-        while piece := os.read(file, _AT_ONCE):
-            pieces.append(piece)
-    finally:
-        os.close(file)
-    return b"".join(pieces)
