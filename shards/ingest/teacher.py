@@ -84,7 +84,7 @@ class Teacher:
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Predict depth (H, W) of each RGB image (H, W, 3): metres, or 0 (near) to 1 (far) over each image.
 
-        An image of one value is all near.         Raises InputError if what the model says is no number.
+        An image of one value is all near. Raises InputError if what the model says is no number.
         """
         size, depth_range = self._config.batch_size, self._config.depth_range
         parts = (self._outputs(images[i : i + size]) for i in range(0, len(images), size))
@@ -118,10 +118,8 @@ class Teacher:
         return depths
 
 
-@lru_cache(maxsize=1)
-def load_teacher(config: TeacherConfig) -> Teacher:
-    """Load the teacher of this process: once, whatever the number of shards."""
-    return Teacher(config)
+load_teacher = lru_cache(maxsize=1)(Teacher)
+"""Loads the teacher of this process: once, whatever the number of shards."""
 
 
 def resolved(config: T) -> T:
