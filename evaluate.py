@@ -22,7 +22,7 @@ from model.metrics import Metrics
 from model.pictures import five_rows
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import report_errors
-from shards.format.images import save
+from shards.format.images import save_image
 from shards.format.storage import write_bytes
 
 MEANING = {
@@ -89,7 +89,7 @@ def main(config: EvaluateConfig) -> None:
     Console().print(table)
     written = config.checkpoint.resolve().parent.parent / f"evaluation-{config.split}"
     write_bytes(written.with_suffix(".json"), (json.dumps(metrics, indent=1) + "\n").encode())
-    save(written.with_suffix(".png"), Image.fromarray(picture.numpy()))
+    save_image(written.with_suffix(".png"), Image.fromarray(picture.numpy()))
     print(f"picture: {written}.png")
 
 

@@ -24,8 +24,7 @@ from checkpoint import Device, load_model, select_device
 from pipeline.decode import resize
 from shards.errors import InputError, report_errors
 from shards.format.depth import DepthRange
-from shards.format.images import save
-from shards.ingest.listing import IMAGES
+from shards.format.images import IMAGE_SUFFIXES, save_image
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +57,7 @@ def pairs(fg_bg: Path, bg: Path) -> list[tuple[Path, Path]]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
 
 
 def load_image(path: Path) -> Tensor:
@@ -114,7 +113,7 @@ def main(config: PredictConfig) -> None:
         mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
         pixels = {"mask": np.uint8(mask.mul(255).round().numpy()), "depth": depth_pixels(depth, depth_range)}
         for name, values in pixels.items():
-            save(config.out / f"{fg_bg.stem}.{name}.png", Image.fromarray(values))
+            save_image(config.out / f"{fg_bg.stem}.{name}.png", Image.fromarray(values))
     print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
 from shards.errors import InputError
-from shards.format.images import save
+from shards.format.images import save_image
 from shards.format.storage import write_bytes
 
 
@@ -36,7 +36,7 @@ class RunFolder:
 
     def picture(self, name: str, image: Tensor, step: int) -> None:
         """Keep a picture, uint8 (H, W, 3)."""
-        save(self._pictures / f"{name}-{step:07d}.png", Image.fromarray(image.numpy()))
+        save_image(self._pictures / f"{name}-{step:07d}.png", Image.fromarray(image.numpy()))
 
     def finish(self, best: Path) -> None:
         """End a run whose best checkpoint is `best`."""

@@ -39,15 +39,15 @@ from shards.format.schema import COMPONENTS, Sample
 from shards.format.splits import DivisionConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.convert import ConvertConfig, plan_conversion
-from shards.ingest.job import Job, Plan
+from shards.ingest.job import Job, Plan, Unit
 from shards.inspect.verify import verify
 
 METRES, INVERSE = DepthRange.metres(0, 10), DepthRange.relative(near_is_bright=True)
 CACHES: list[dict[str, Any]] = [{"cache": "none"}, {"cache": "host"}, {"cache": "host", "cache_mib": 1, "size": 0}]
 
 
-@dataclass(frozen=True)
-class Rewritten:
+@dataclass(frozen=True, kw_only=True)
+class Rewritten(Unit):
     """All samples of a data set as one shard: with other depth, or with none."""
 
     source: Path
@@ -68,7 +68,7 @@ def rewritten(source: Path, out: Path, depths: list[bytes] | None, depth_range: 
     components = {name: one for name, one in manifest.components.items() if depths or name != "depth"}
     if depths:
         components["depth"] = StoredComponent(extension="png", channels=1, bits=bits)
-    unit = Rewritten(source, components, depths or [b""] * len(Dataset.open(source)))
+    unit = Rewritten(source=source, components=components, depths=depths or [b""] * len(Dataset.open(source)))
     goal = Manifest(
         image_size=manifest.image_size,
         components=components,

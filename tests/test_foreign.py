@@ -292,6 +292,14 @@ def test_compressed_tars_beside_others_are_left_out_by_name(few: dict[str, Files
     assert left_out(tars) == [("compressed", "", "b.tar.gz")]
 
 
+def test_a_hidden_tar_is_left_out_by_name(few: dict[str, Files], tars: Path) -> None:
+    """macOS puts `._a.tar` beside a.tar on disks that are not its own."""
+    packed(tars / "a.tar", members(few).items())
+    (tars / "._a.tar").write_bytes(b"attributes")
+    assert len(indexed(tars)) == len(few)
+    assert left_out(tars) == [("litter", "", "._a.tar")]
+
+
 def test_tars_joined_by_cat_are_named(few: dict[str, Files], tars: Path) -> None:
     packed(tars / "a.tar", members(few).items())
     (tars / "a.tar").write_bytes(2 * (tars / "a.tar").read_bytes())

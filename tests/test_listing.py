@@ -3,6 +3,7 @@
 import pickle
 import tracemalloc
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from small_data import SAMPLES, TREES, flip
 
 from shards.format.schema import sample_key
-from shards.format.splits import unit_interval
+from shards.format.splits import DivisionConfig, unit_interval
 from shards.ingest.convert import ConvertConfig, ConvertUnit, plan_conversion
+from shards.ingest.job import options_of
 from shards.ingest.listing import Listing, Samples
 
 GLOBS = ConvertConfig().globs
@@ -49,7 +51,7 @@ def test_listing_takes_300_bytes_a_sample(zips: Path) -> None:
 
 
 def test_a_worker_is_sent_what_it_needs(samples: Samples) -> None:
-    few = samples.part(100, 200)
+    few = samples[100:200]
     assert len(pickle.dumps(few)) < 200 * len(few)
     assert list(few) == list(samples)[100:200]
 
@@ -136,3 +138,13 @@ def test_of_two_with_one_key_the_first_is_kept_in_one_folder_and_in_several(tmp_
     twice = [one for one in listing.left_out if one.kind == "duplicate"]
     assert {one.detail for one in twice} == {f"{path} has the same name" for path in own.values()}
     assert len(twice) == 15 - len(own)
+
+
+def test_an_option_that_is_new_does_not_refuse_a_data_set_of_yesterday() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Tomorrow(ConvertConfig):
+        new: int = 3
+
+    assert options_of(Tomorrow()) == options_of(ConvertConfig())
+    assert options_of(Tomorrow(new=4)) != options_of(ConvertConfig())
+    assert options_of(Tomorrow(division=DivisionConfig(split_seed=1))) != options_of(ConvertConfig())

@@ -141,7 +141,7 @@ def test_scaled_figures_are_kept_within_bounds_and_are_the_same_kept_or_not(aske
     kept, most = _Kept(500), 500
     for number, *size in asked:
         width, height = size
-        found, fresh = kept.get(figures[number], (width, height)), figures[number].rescaled((width, height))
+        found, fresh = kept.get(figures[number], (width, height)), figures[number].scaled((width, height))
         assert same(found.image, fresh.image)
         assert kept.get(figures[number], (width, height)) is found
         assert kept.bytes == sum(5 * w * h for _, (w, h) in kept._images) <= most

@@ -203,6 +203,3 @@ def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
             return None
         at += 2 + length
     return None
-
-
-save, encoded = save_image, encode_image  # until their users are renamed

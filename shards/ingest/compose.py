@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -19,15 +20,16 @@ from shards.format.images import (
     IMAGE_SUFFIXES,
     JPEG_QUALITY,
     BadImage,
+    ImageFormat,
     LeftOut,
     encode_image,
     extension_of,
     histogram,
 )
-from shards.format.manifest import Encoding, Manifest, Shard, StoredComponent
+from shards.format.manifest import Encoding, Manifest, Shard
 from shards.format.schema import BY_NAME, COMPONENTS, Sample, sample_key, shard_name
 from shards.format.splits import COUNTED, DivisionConfig, counted_samples, unit_interval
-from shards.ingest.job import Job, Plan, fingerprint, options_of
+from shards.ingest.job import Formats, Job, Plan, Unit, fingerprint, options_of, stored_components
 from shards.ingest.paste import SIZE_2020, Background, Figure, PasteConfig, Pasted, paste
 
 TOGETHER = 1000
@@ -76,20 +78,20 @@ class ComposeConfig(PasteConfig):
                 "so it cannot be split by identity. Split by key."
             )
 
-    @property
-    def components(self) -> dict[str, StoredComponent]:
+    @cached_property
+    def formats(self) -> Formats:
         """How each component is stored."""
-        depth = STORED[self.format or ("png" if self.lossless else "jpg")]
-        stored = {one.name: (extension_of(one, self.lossless), 8) for one in COMPONENTS} | {"depth": depth}
-        return {
-            name: StoredComponent(extension=extension, channels=BY_NAME[name].channels, bits=bits)
-            for name, (extension, bits) in stored.items()
-            if name != "depth" or self.depth
-        }
+        stored = {one.name: (extension_of(one, self.lossless), 8) for one in COMPONENTS}
+        stored["depth"] = STORED[self.format or ("png" if self.lossless else "jpg")]
+        if not self.depth:
+            del stored["depth"]
+        size = self.size, self.size
+        return {name: ImageFormat(form, size, bits, BY_NAME[name].channels) for name, (form, bits) in stored.items()}
 
     @property
-    def full_chroma(self) -> bool:
-        return self.size < SIZE_2020
+    def rounds(self) -> int:
+        """How often each figure is pasted on each background, mirrored or not."""
+        return self.places * (2 if self.mirror else 1)
 
 
 def plan_composition(config: ComposeConfig) -> Job:
@@ -100,23 +102,30 @@ def plan_composition(config: ComposeConfig) -> Job:
     left_out: list[LeftOut] = []
     figures = usable("fg", config.fg, left_out, load_figure)
     backgrounds = usable("bg", config.bg, left_out, partial(load_background, depth=config.depth, size=config.size))
-    grid = Grid(tuple(figures), tuple(backgrounds), config)
-    order, step = grid.order(), config.division.samples_per_shard
+    order, step = _order(len(backgrounds), len(figures), config), config.division.samples_per_shard
     units = [
-        ComposeUnit(shard_name(i // step), order[i : i + step], counted_samples(i, step, len(order), COUNTED), grid)
-        for i in range(0, len(order), step)
+        ComposeUnit(
+            name=shard_name(number),
+            size=len(part),
+            numbers=part,
+            counted=counted_samples(number * step, step, len(order), COUNTED),
+            figures=tuple(figures),
+            backgrounds=tuple(backgrounds),
+            config=config,
+        )
+        for number, part in enumerate(order[i : i + step] for i in range(0, len(order), step))
     ]
     encoding = Encoding(
         resized_from=None,
         resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",
         jpeg_quality=JPEG_QUALITY,
-        jpeg_chroma="4:4:4" if config.full_chroma else "4:2:0",
+        jpeg_chroma="4:4:4" if config.size < SIZE_2020 else "4:2:0",
     )
     depths = [config.depth / f"{path.stem}.png" for path in backgrounds] if config.depth else []
     digests = (hashlib.sha256(path.read_bytes()).digest() for path in (*figures, *backgrounds, *depths))
     manifest = Manifest(
         image_size=(config.size, config.size),
-        components=config.components,
+        components=stored_components(config.formats),
         depth=METRES,
         split_by=config.division.split_by,
         shards=[Shard(unit.name) for unit in units],
@@ -125,6 +134,16 @@ def plan_composition(config: ComposeConfig) -> Job:
         storage=encoding,
     )
     return Job(Plan(manifest=manifest, left_out=left_out, split=config.division), units)
+
+
+def _order(backgrounds: int, figures: int, config: ComposeConfig) -> NDArray[np.uint32]:
+    """Choose what is made: numbers of pastings, where those of the first figure on the first background come first.
+
+    They are in the order of a hash of each sample's key, in which other samples have no part.
+    """
+    pastings = product(range(1, backgrounds + 1), range(1, figures + 1), range(config.rounds))
+    hashes = np.fromiter((unit_interval(sample_key(*one), config.seed) for one in pastings), np.float64)
+    return np.argsort(hashes, kind="stable")[: config.samples].astype(np.uint32)
 
 
 def usable(name: str, folder: Path, left_out: list[LeftOut], load: Callable[[Path], object]) -> list[Path]:
@@ -157,7 +176,7 @@ def load_figure(path: Path) -> Image.Image:
     image = _loaded(path)
     if not image.has_transparency_data:
         raise BadImage("no-alpha", f"mode {image.mode}; a cut-out needs an alpha channel")
-    if "transparency" in image.info and image.format == "PNG" and _png_bits(path) == 16:
+    if "transparency" in image.info and image.format == "PNG" and path.read_bytes()[24] == 16:  # bits of a value
         raise BadImage("wide-alpha", "one colour of 16 bits per channel is transparent; save it with an alpha channel")
     figure = image.convert("RGBA")
     box = figure.getchannel("A").getbbox()
@@ -208,12 +227,6 @@ def _loaded(path: Path) -> Image.Image:
         raise BadImage("not-an-image", str(error)) from error
 
 
-def _png_bits(path: Path) -> int:
-    """Read the bits of a value from the header."""
-    with path.open("rb") as file:
-        return file.read(25)[24]
-
-
 class Pasting(NamedTuple):
     """One sample to be made: numbers of its background and figure, counted from 1, and its round."""
 
@@ -226,32 +239,6 @@ class Pasting(NamedTuple):
         return sample_key(self.bg, self.fg, self.round)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """All there is to paste: every figure on every background, so many rounds of each."""
-
-    figures: tuple[Path, ...]
-    backgrounds: tuple[Path, ...]
-    config: ComposeConfig
-
-    @property
-    def rounds(self) -> int:
-        return self.config.places * (2 if self.config.mirror else 1)
-
-    def pasting(self, number: int) -> Pasting:
-        """Count as the rounds of the first figure on the first background come first."""
-        pair, round = divmod(number, self.rounds)
-        bg, fg = divmod(pair, len(self.figures))
-        return Pasting(bg + 1, fg + 1, round)
-
-    def order(self) -> NDArray[np.uint32]:
-        """Shuffle the numbers of those that are kept: by a hash of their keys, which other samples have no part in."""
-        count = len(self.backgrounds) * len(self.figures) * self.rounds
-        keys = (self.pasting(number).key for number in range(count))
-        hashes = np.fromiter((unit_interval(key, self.config.seed) for key in keys), np.float64, count)
-        return np.argsort(hashes, kind="stable")[: self.config.samples].astype(np.uint32)
-
-
 _background = lru_cache(maxsize=1024)(load_background)
 _cutout = lru_cache(maxsize=1024)(load_figure)
 
@@ -261,26 +248,24 @@ def _figure(path: Path, mirrored: bool) -> Figure:
     return Figure(_cutout(path), mirrored)
 
 
-@dataclass(frozen=True)
-class ComposeUnit:
-    """The samples of one shard: their numbers in the grid, uint32 (N,); and of which of them the pixels are counted."""
+@dataclass(frozen=True, kw_only=True)
+class ComposeUnit(Unit):
+    """The samples of one shard.
 
-    name: str
+    numbers: of its pastings among all that can be made, uint32 (N,). counted: for which of them pixels are counted.
+    """
+
     numbers: NDArray[np.uint32]
     counted: range
-    grid: Grid
-
-    @property
-    def size(self) -> int:
-        return len(self.numbers)
+    figures: tuple[Path, ...]
+    backgrounds: tuple[Path, ...]
+    config: ComposeConfig
 
     @property
     def pastings(self) -> list[Pasting]:
-        return [self.grid.pasting(number) for number in self.numbers.tolist()]
-
-    @cached_property
-    def _stored(self) -> dict[str, StoredComponent]:
-        return self.grid.config.components
+        shape = len(self.backgrounds), len(self.figures), self.config.rounds
+        found = np.transpose(np.unravel_index(self.numbers, shape)).tolist()
+        return [Pasting(bg + 1, fg + 1, round) for bg, fg, round in found]
 
     def samples(self) -> Iterator[Sample]:
         """Make all of them, background by background; yield them in the order of the numbers."""
@@ -293,8 +278,9 @@ class ComposeUnit:
 
     def sample(self, pasting: Pasting, count: bool = True) -> Sample:
         """Make one sample. Its statistics, if any, are those of the pixels before they were encoded."""
-        background, images, full = self._background(pasting), self.pasted(pasting).images, self.grid.config.full_chroma
-        data = {name: encode_image(image, self._stored[name].extension, full) for name, image in images.items()}
+        background, images = self._background(pasting), self.pasted(pasting).images
+        formats, full_chroma = self.config.formats, self.config.size < SIZE_2020
+        data = {name: encode_image(image, formats[name].extension, full_chroma) for name, image in images.items()}
         histograms = {}
         if count:  # of fg_bg without its fourth channel, which is the mask
             histograms = {name: histogram(image)[: BY_NAME[name].channels] for name, image in images.items()}
@@ -303,17 +289,17 @@ class ComposeUnit:
 
     def pasted(self, pasting: Pasting) -> Pasted:
         """Make the pixels of one sample."""
-        config = self.grid.config
-        return paste(self._background(pasting), self._figures(pasting), Random(f"{config.seed} {pasting.key}"), config)
+        random = Random(f"{self.config.seed} {pasting.key}")
+        return paste(self._background(pasting), self._figures(pasting), random, self.config)
 
     def _background(self, pasting: Pasting) -> Background:
-        config = self.grid.config
-        bits = self._stored["depth"].bits if config.depth else 8
-        return _background(self.grid.backgrounds[pasting.bg - 1], config.depth, config.size, bits)
+        config = self.config
+        bits = config.formats["depth"].bits if config.depth else 8
+        return _background(self.backgrounds[pasting.bg - 1], config.depth, config.size, bits)
 
     def _figures(self, pasting: Pasting) -> list[Figure]:
-        """The figure that the sample is named after, and those that join it."""
-        config, paths = self.grid.config, self.grid.figures
+        """Return the figure that the sample is named after, and those that join it."""
+        config, paths = self.config, self.figures
         figures = [_figure(paths[pasting.fg - 1], pasting.round >= config.places)]
         if config.figures_per_image != (1, 1):
             random = Random(f"{config.seed} {pasting.key} others")

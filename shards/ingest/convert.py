@@ -1,12 +1,11 @@
 """`python -m shards convert`: image folders and zips to verified samples, components joined by name."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +23,29 @@ from shards.format.images import (
     histogram,
     read_header,
     scale_image,
-    size_and_bits,
 )
-from shards.format.manifest import Encoding, Manifest, Shard, StoredComponent
+from shards.format.manifest import Encoding, Manifest, Shard
 from shards.format.schema import BY_NAME, COMPONENTS, Sample, shard_name
 from shards.format.splits import COUNTED, DivisionConfig, counted_samples
-from shards.ingest.job import Job, Plan, fingerprint, options_of
-from shards.ingest.listing import Entry, Listing, Samples, read
-from shards.ingest.zips import Zips
+from shards.ingest.job import (
+    LOOKED_AT,
+    Formats,
+    Job,
+    Plan,
+    Unit,
+    common_formats,
+    fingerprint,
+    options_of,
+    stored_components,
+)
+from shards.ingest.listing import Listing, Samples
+from shards.ingest.zips import Entry, Reader
 
-T = TypeVar("T")
-Formats = dict[str, ImageFormat]
+Checked = tuple[bytes, NDArray[np.int64] | None] | BadImage
+"""An image as it is stored, and its histogram where it is counted; or why it cannot be used."""
 
 DECODED = 1_000
 """Samples that are decoded for the statistics where the others are not."""
-LOOKED_AT = 100
-"""Samples, about, of which images are opened to find out what most of them are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,77 +105,56 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
         counts = ", ".join(f"{count} {name}" for name, count in listing.counts.items())
         raise InputError(f"no complete sample among {listing.files} files: {counts}. See `convert --help`.")
     some = _some_images(samples, "fg_bg")
-    given = _given_formats(samples, some)
+    given = common_formats(samples.extensions(), some, _some_images(samples, "depth"))
+    if given is None:
+        raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)
-    units = _units(samples, given, stored, config)
+    step, full = config.division.samples_per_shard, config.verify == "full"
+    units = [
+        ConvertUnit(
+            name=shard_name(number),
+            size=len(part),
+            entries=part,
+            given=given,
+            stored=stored,
+            counted=counted_samples(number * step, step, len(samples), COUNTED if full else DECODED),
+            decode_all=full,
+        )
+        for number, part in enumerate(samples[i : i + step] for i in range(0, len(samples), step))
+    ]
     # Files in zips are told apart by their checksums, those in folders by their names and the contents of some: to ask
     # for sizes and times would cost as much as opening them, on a network drive.
     identities = (samples.keys.tobytes(), samples.found["packed"].tobytes(), samples.found["crc"].tobytes(), *some)
     manifest = Manifest(
         image_size=stored["fg_bg"].size,
-        components={
-            name: StoredComponent(extension=form.extension, channels=form.channels, bits=form.bits)
-            for name, form in stored.items()
-        },
+        components=stored_components(stored),
         depth=config.depth_range,
         split_by=config.division.split_by,
         shards=[Shard(unit.name) for unit in units],
         made_from=fingerprint(options_of(config, "component", "background"), identities),
-        storage=_encoding(given["fg_bg"]) if config.size else None,
+        storage=Encoding(
+            resized_from=given["fg_bg"].size,
+            resized_by="bilinear, antialiased",
+            jpeg_quality=JPEG_QUALITY,
+            jpeg_chroma="4:4:4",
+        )
+        if config.size
+        else None,
         verified=config.verify,
     )
     return Job(Plan(manifest=manifest, left_out=listing.left_out, split=config.division), units)
 
 
-def _encoding(given: ImageFormat) -> Encoding:
-    return Encoding(
-        resized_from=given.size, resized_by="bilinear, antialiased", jpeg_quality=JPEG_QUALITY, jpeg_chroma="4:4:4"
-    )
-
-
-def _units(samples: Samples, given: Formats, stored: Formats, config: ConvertConfig) -> list["ConvertUnit"]:
-    step, full = config.division.samples_per_shard, config.verify == "full"
-    return [
-        ConvertUnit(
-            name=shard_name(i // step),
-            entries=samples.part(i, i + step),
-            given=given,
-            stored=stored,
-            counted=counted_samples(i, step, len(samples), COUNTED if full else DECODED),
-            decode_all=full,
-        )
-        for i in range(0, len(samples), step)
-    ]
-
-
 def _some_images(samples: Samples, component: str) -> list[bytes]:
     """Read one image of about 100 samples, in their order; nothing where it cannot be read."""
-    column, every = list(BY_NAME).index(component), max(1, len(samples) // LOOKED_AT)
-    with Zips() as zips:
-        return [_read_or_nothing(samples.entry(i, column), zips) for i in range(0, len(samples), every)]
-
-
-def _read_or_nothing(entry: Entry, zips: Zips) -> bytes:
-    try:
-        return read(entry, zips)
-    except OSError:
-        return b""
-
-
-def _given_formats(samples: Samples, some: list[bytes]) -> Formats:
-    """Find what most images of each component are: by their names, and the headers of `some` of fg_bg and depth."""
-    found = _most_common(map(size_and_bits, some))
-    if found is None:
-        raise InputError("most of the files found are no images; the globs (--component) match something else.")
-    size, _ = found
-    given = {
-        one.name: ImageFormat(extension, size, 8, one.channels)
-        for one, extension in zip(COMPONENTS, samples.extensions(), strict=True)
-    }
-    if given["depth"].extension == "png":
-        depths = [found[1] for found in map(size_and_bits, _some_images(samples, "depth")) if found]
-        given["depth"] = given["depth"]._replace(bits=_most_common(depths or [8]))
-    return given
+    images, column = [], list(BY_NAME).index(component)
+    with Reader() as reader:
+        for _, entries in samples[:: max(1, len(samples) // LOOKED_AT)]:
+            try:
+                images.append(reader.read(entries[column]))
+            except OSError:
+                images.append(b"")
+    return images
 
 
 def _stored_formats(given: Formats, config: ConvertConfig) -> Formats:
@@ -182,76 +167,56 @@ def _stored_formats(given: Formats, config: ConvertConfig) -> Formats:
         raise InputError(
             f"size {config.size}: the images are {size[1]}x{size[0]}. Give a smaller size, or none to keep them."
         )
-    exact = {one.name for one in COMPONENTS if extension_of(one, config.lossless) == "png"}
-    return {
-        name: form._replace(size=wanted, extension="png" if name in exact else form.extension)
-        for name, form in given.items()
-    }
-
-
-def _most_common(values: Iterable[T]) -> T:
-    return Counter(values).most_common(1)[0][0]
-
-
-class _Image(NamedTuple):
-    data: bytes
-    histogram: NDArray[np.int64] | None
-    """None where it is not counted."""
+    stored = {name: form._replace(size=wanted) for name, form in given.items()}
+    for one in COMPONENTS:
+        if extension_of(one, config.lossless) == "png":
+            stored[one.name] = stored[one.name]._replace(extension="png")
+    return stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertUnit:
+class ConvertUnit(Unit):
     """The images of one shard.
 
     counted: numbers of the samples whose pixels are counted. decode_all: else of the others only headers are read.
     """
 
-    name: str
     entries: Samples
     given: Formats
     stored: Formats
     counted: range
     decode_all: bool
 
-    @property
-    def size(self) -> int:
-        return len(self.entries)
-
     def samples(self) -> Iterator[Sample | LeftOut]:
-        with Zips() as zips:
-            own = partial(_image, zips)
-            ways = [
-                (name, _shared_image if BY_NAME[name].shared else own, form, self.stored[name])
-                for name, form in self.given.items()
-            ]
+        with Reader() as reader:
+            own = partial(_checked, reader)
             for number, (key, entries) in enumerate(self.entries):
                 count = number in self.counted
                 images, histograms = {}, {}
-                for (name, load, given, stored), entry in zip(ways, entries, strict=True):
-                    image = load(entry, given, stored, count or self.decode_all, count)
-                    if isinstance(image, BadImage):
-                        yield LeftOut(image.kind, key, name, entry.path, image.detail)
-                        continue
-                    images[name] = image.data
-                    if image.histogram is not None:
-                        histograms[name] = image.histogram
-                if len(images) == len(ways):
-                    yield Sample(key, images, histograms)
+                for (name, given), entry in zip(self.given.items(), entries, strict=True):
+                    check = _shared if BY_NAME[name].shared else own
+                    found = check(entry, given, self.stored[name], count or self.decode_all, count)
+                    if isinstance(found, BadImage):
+                        yield LeftOut(found.kind, key, name, entry.path, found.detail)
+                    else:
+                        images[name], histograms[name] = found
+                if images.keys() == self.given.keys():
+                    yield Sample(key, images, {name: one for name, one in histograms.items() if one is not None})
 
 
-def _image(
-    zips: Zips, entry: Entry, given: ImageFormat, stored: ImageFormat, decode: bool, count: bool
-) -> _Image | BadImage:
+def _checked(
+    reader: Reader, entry: Entry, given: ImageFormat, stored: ImageFormat, decode: bool, count: bool
+) -> Checked:
     """Read and check an image, and make it what is stored. Its statistics are those of the pixels before encoding."""
     try:
-        data = read(entry, zips)
+        data = reader.read(entry)
         if not decode and read_header(data) == given.header:
-            return _Image(data, None)
+            return data, None
         image = decode_image(data, given)
         if stored != given:
             image = scale_image(image, stored.size)
             data = encode_image(image, stored.extension, full_chroma=True)
-        return _Image(data, histogram(image) if count else None)
+        return data, histogram(image) if count else None
     except BadImage as bad:
         return bad
     except OSError as error:
@@ -259,8 +224,6 @@ def _image(
 
 
 @lru_cache(maxsize=1024)
-def _shared_image(
-    entry: Entry, given: ImageFormat, stored: ImageFormat, decode: bool, count: bool
-) -> _Image | BadImage:
-    with Zips() as zips:
-        return _image(zips, entry, given, stored, decode, count)
+def _shared(entry: Entry, given: ImageFormat, stored: ImageFormat, decode: bool, count: bool) -> Checked:
+    with Reader() as reader:
+        return _checked(reader, entry, given, stored, decode, count)

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.format.dataset import Dataset, ShardContents
 from shards.format.depth import STORED, DepthFormat, depth_image
-from shards.format.images import BadImage, ImageFormat, LeftOut, decode_image, encode_image, histogram
+from shards.format.images import BadImage, LeftOut, decode_image, encode_image, histogram
 from shards.format.manifest import Shard, StoredComponent
 from shards.format.schema import BY_NAME, LONGEST_KEY, Sample
 from shards.format.splits import SPLITS, DivisionConfig
-from shards.ingest.job import Job, Plan, fingerprint, options_of
+from shards.ingest.job import Job, Plan, Unit, fingerprint, options_of
 from shards.ingest.teacher import TeacherConfig, load_teacher, model_digest, resolved
 from shards.machine import cpu_count
 
@@ -51,7 +50,8 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
     )
     splits = {name: dataset.split(name).tolist() for name in SPLITS if manifest.splits.get(name)}
     plan = Plan(manifest=goal, left_out=_left_out(dataset.root / "left-out.tsv"), split=DivisionConfig(), splits=splits)
-    units = [DepthUnit(dataset.contents(number), config) for number in range(len(manifest.shards))]
+    shards = map(dataset.contents, range(len(manifest.shards)))
+    units = [DepthUnit(name=one.shard.name, size=one.size, contents=one, config=config) for one in shards]
     return Job(plan, units, exclusive=True, gpu=config.device != "cpu")
 
 
@@ -63,28 +63,20 @@ def _left_out(path: Path) -> list[LeftOut]:
         return [LeftOut(*row) for row in list(csv.reader(file, delimiter="\t"))[1:]]
 
 
-@dataclass(frozen=True)
-class DepthUnit:
+@dataclass(frozen=True, kw_only=True)
+class DepthUnit(Unit):
     """The samples of one shard."""
 
     contents: ShardContents
     config: DepthConfig
-
-    @property
-    def name(self) -> str:
-        return self.contents.shard.name
-
-    @property
-    def size(self) -> int:
-        return self.contents.size
 
     def samples(self) -> Iterator[Sample]:
         """Predict a batch at a time: its images are decoded, and its depth is encoded, on all cores."""
         teacher, stored = load_teacher(self.config), self._stored()
         with ThreadPoolExecutor(cpu_count()) as pool:
             while batch := list(itertools.islice(stored, self.config.batch_size)):
-                depths = teacher.predict(list(pool.map(partial(_pixels, self.contents.formats["fg_bg"]), batch)))
-                yield from pool.map(partial(_with_depth, self.config), batch, depths)
+                depths = teacher.predict(list(pool.map(self._pixels, batch)))
+                yield from pool.map(self._with_depth, batch, depths)
 
     def _stored(self) -> Iterator[Sample]:
         """The samples as they are, without depth. Of images that stay as they are the statistics are known."""
@@ -96,19 +88,17 @@ class DepthUnit:
                 )
             yield Sample(key, dict(zip(names, images, strict=True)), {})
 
+    def _pixels(self, sample: Sample) -> NDArray[np.uint8]:
+        """Decode fg_bg, uint8 (H, W, 3)."""
+        try:
+            return np.asarray(decode_image(sample.images["fg_bg"], self.contents.formats["fg_bg"]))
+        except BadImage as bad:
+            raise InputError(
+                f"fg_bg of {sample.key}: {bad}. `python -m shards verify` lists all that is damaged."
+            ) from None
 
-def _pixels(form: ImageFormat, sample: Sample) -> NDArray[np.uint8]:
-    """Decode fg_bg, uint8 (H, W, 3)."""
-    try:
-        return np.asarray(decode_image(sample.images["fg_bg"], form))
-    except BadImage as bad:
-        raise InputError(
-            f"fg_bg of {sample.key}: {bad}. `python -m shards verify` lists all that is damaged."
-        ) from None
-
-
-def _with_depth(config: DepthConfig, sample: Sample, depth: NDArray[np.float32]) -> Sample:
-    extension, bits = STORED[config.format]
-    image = depth_image(depth, config.depth_range, bits)
-    images = sample.images | {"depth": encode_image(image, extension, full_chroma=True)}
-    return Sample(sample.key, images, {"depth": histogram(image)})
+    def _with_depth(self, sample: Sample, depth: NDArray[np.float32]) -> Sample:
+        extension, bits = STORED[self.config.format]
+        image = depth_image(depth, self.config.depth_range, bits)
+        images = sample.images | {"depth": encode_image(image, extension, full_chroma=True)}
+        return Sample(sample.key, images, {"depth": histogram(image)})

@@ -3,7 +3,6 @@
 import re
 import shutil
 import tarfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,12 +10,22 @@ from typing import BinaryIO
 
 from shards.errors import InputError
 from shards.format.depth import ExistingDepthConfig
-from shards.format.images import IMAGE_SUFFIXES, BadImage, ImageFormat, LeftOut, decode_image, histogram, size_and_bits
-from shards.format.manifest import Manifest, Shard, StoredComponent
-from shards.format.schema import BY_NAME, COMPONENTS, SHARED_TAR, WORK, Sample
+from shards.format.images import IMAGE_SUFFIXES, BadImage, LeftOut, decode_image, histogram
+from shards.format.manifest import Manifest, Shard
+from shards.format.schema import BY_NAME, SHARED_TAR, WORK, Sample
 from shards.format.splits import DivisionConfig, SplitConfig
 from shards.format.tar import BLOCK, TarMember
-from shards.ingest.job import Job, Plan, fingerprint, options_of
+from shards.ingest.job import (
+    LOOKED_AT,
+    Formats,
+    Job,
+    Plan,
+    Unit,
+    common_formats,
+    fingerprint,
+    options_of,
+    stored_components,
+)
 
 Found = dict[str, TarMember | LeftOut]
 """One sample by component: where its image lies, or why that member cannot be used."""
@@ -25,8 +34,6 @@ _PACKED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PADDING = 1 << 20
 """Bytes read at a time where nothing but zeros is expected."""
-_LOOKED_AT = 100
-"""Samples of which it is found out what most of them are."""
 _MARK = "index "
 """Begins the fingerprint of an index."""
 
@@ -36,7 +43,8 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
 
     Raises InputError if none of them holds a complete sample, or if they have changed since they were indexed.
     """
-    tars = sorted(path for path in folder.glob("*.tar") if path.name != SHARED_TAR)
+    found = sorted(path for path in folder.glob("*.tar") if path.name != SHARED_TAR)
+    tars = [path for path in found if not path.name.startswith(".")]
     packed = sorted(path.name for path in folder.glob("*") if _PACKED.search(path.name))
     if not tars:
         raise InputError(f"{folder}: no .tar in it." + (f" Unpack {packed[0]} to a plain tar first." if packed else ""))
@@ -46,20 +54,17 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
     _forget_others(folder, made_from)
     left_out = [
         LeftOut("compressed", "", "", name, "images are read in place: unpack it to a plain tar") for name in packed
-    ]
+    ] + [LeftOut("litter", "", "", path.name, "a hidden file") for path in found if path not in tars]
     manifest = Manifest(
         image_size=formats["fg_bg"].size,
-        components={
-            name: StoredComponent(extension=form.extension, channels=form.channels, bits=form.bits)
-            for name, form in formats.items()
-        },
+        components=stored_components(formats),
         depth=existing.depth_range,
         split_by=split.split_by,
         shards=[Shard(tar.name) for tar in tars],
         made_from=made_from,
     )
     plan = Plan(manifest=manifest, left_out=left_out, split=DivisionConfig(**vars(split)))
-    return Job(plan, [IndexUnit(tar, formats) for tar in tars], in_place=True)
+    return Job(plan, [IndexUnit(name=tar.name, size=1, tar=tar, formats=formats) for tar in tars], in_place=True)
 
 
 def _forget_others(folder: Path, fingerprint: str) -> None:
@@ -74,38 +79,28 @@ def _forget_others(folder: Path, fingerprint: str) -> None:
         )
 
 
-def _look(tars: list[Path]) -> dict[str, ImageFormat]:
+def _look(tars: list[Path]) -> Formats:
     """Find how most images of each component are encoded: by the first complete samples."""
     named: set[str] = set()
     for tar in tars:
-        samples, _ = list_tar(tar)
-        named |= {
-            f"KEY.{one[0]}" for found in samples.values() for one in found.values() if not isinstance(one, LeftOut)
-        }
-        complete = [members for members in map(_images, samples.values()) if members.keys() == BY_NAME.keys()]
+        found = list_tar(tar)[0].values()
+        samples = [{name: one for name, one in sample.items() if not isinstance(one, LeftOut)} for sample in found]
+        named |= {f"KEY.{one[0]}" for sample in samples for one in sample.values()}
+        complete = [one for one in samples if one.keys() == BY_NAME.keys() and all(map(_extension, one.values()))]
         if not complete:
             continue
         with tar.open("rb") as file:
             fg_bg, depth = (
-                [size_and_bits(_read(file, members[name])) for members in complete[:_LOOKED_AT]]
-                for name in ("fg_bg", "depth")
+                [_read(file, sample[name]) for sample in complete[:LOOKED_AT]] for name in ("fg_bg", "depth")
             )
-        found = Counter(fg_bg).most_common(1)[0][0]
-        if found is None:
+        formats = common_formats([_extension(complete[0][name]) for name in BY_NAME], fg_bg, depth)
+        if formats is None:
             raise InputError(f"{tar}: its fg_bg components are no images.")
-        bits = {"depth": Counter(one[1] for one in depth if one).most_common(1)[0][0] if any(depth) else 8}
-        return {
-            one.name: ImageFormat(_extension(complete[0][one.name]), found[0], bits.get(one.name, 8), one.channels)
-            for one in COMPONENTS
-        }
+        return formats
     raise InputError(
         f"{tars[0]}{f' and {len(tars) - 1} more' if tars[1:] else ''}: no sample has all of {', '.join(BY_NAME)} as "
         f"images; its members are named {', '.join(sorted(named)[:8]) or 'otherwise (not KEY.fg_bg.jpg)'}."
     )
-
-
-def _images(found: Found) -> dict[str, TarMember]:
-    return {name: one for name, one in found.items() if not isinstance(one, LeftOut) and _extension(one)}
 
 
 def _extension(member: TarMember) -> str:
@@ -119,29 +114,21 @@ def _read(file: BinaryIO, member: TarMember) -> bytes:
     return file.read(size)
 
 
-@dataclass(frozen=True)
-class IndexUnit:
+@dataclass(frozen=True, kw_only=True)
+class IndexUnit(Unit):
     """One tar that is there already."""
 
     tar: Path
-    formats: dict[str, ImageFormat]
-
-    @property
-    def name(self) -> str:
-        return self.tar.name
-
-    @property
-    def size(self) -> int:
-        return 1
+    formats: Formats
 
     def samples(self) -> Iterator[Sample | LeftOut]:
         samples, left_out = list_tar(self.tar)
         yield from left_out
         with self.tar.open("rb") as file:
             for key, found in samples.items():
+                missing = [name for name in self.formats if name not in found]
                 unusable = [one for one in found.values() if isinstance(one, LeftOut)]
                 members = {name: one for name, one in found.items() if not isinstance(one, LeftOut)}
-                missing = [name for name in self.formats if name not in members]
                 if unusable:
                     yield from unusable
                 elif missing:
@@ -154,14 +141,14 @@ class IndexUnit:
         images, histograms = {}, {}
         for name, form in self.formats.items():
             named, *_ = members[name]
-            images[name] = _read(file, members[name])
             try:
                 if _extension(members[name]) != form.extension:
                     raise BadImage("wrong-format", f"{named} where {name}.{form.extension} is expected")
+                images[name] = _read(file, members[name])
                 histograms[name] = histogram(decode_image(images[name], form))
             except BadImage as bad:
                 yield LeftOut(bad.kind, key, name, f"{self.name}/{key}.{named}", bad.detail)
-        if histograms.keys() == images.keys():
+        if histograms.keys() == self.formats.keys():
             yield Sample(key, images, histograms, members)
 
 
@@ -181,106 +168,74 @@ def list_tar(tar: Path) -> tuple[dict[str, Found], list[LeftOut]]:
                     f"{tar}: compressed by {name}. Images are read in place, so unpack it to a plain tar first."
                 )
         file.seek(0)
-        listing = _TarListing(tar.name)
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
-                for member in archive:
-                    listing.add(member)
+                found = _found(tar.name, archive)
                 end = archive.offset
+            file.seek(end)
+            last = file.read(BLOCK)  # Python's reader stops at anything that it cannot read
+            if len(last) < BLOCK:
+                raise tarfile.ReadError(f"it ends at byte {end} without the empty block of an end")
+            if any(last):
+                raise tarfile.ReadError(f"no header can be read at byte {end}")
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise InputError(f"{tar}: not a whole tar ({error}). Copy it again.") from error
-        _check_end(tar, file, end)
-    return listing.samples, listing.left_out()
+        while padding := file.read(_PADDING):
+            if any(padding):
+                raise InputError(
+                    f"{tar}: goes on after its end at byte {end}; several tars in one? "
+                    "`tar --ignore-zeros -xf` unpacks all of them; make it again from that."
+                )
+    return found
 
 
-def _check_end(tar: Path, file: BinaryIO, end: int) -> None:
-    """Check that a tar ends with empty blocks: Python's reader stops at anything else without a word."""
-    file.seek(end)
-    last = file.read(BLOCK)
-    if len(last) < BLOCK:
-        raise InputError(
-            f"{tar}: not a whole tar (it ends at byte {end} without the empty block of an end). Copy it again."
-        )
-    if any(last):
-        raise InputError(f"{tar}: not a whole tar (no header can be read at byte {end}). Copy it again.")
-    while padding := file.read(_PADDING):
-        if any(padding):
-            raise InputError(
-                f"{tar}: goes on after its end at byte {end}; several tars in one? "
-                "`tar --ignore-zeros -xf` unpacks all of them; make it again from that."
-            )
-
-
-class _TarListing:
-    """The members that have passed by, by sample and component."""
-
-    def __init__(self, tar: str) -> None:
-        self.samples: dict[str, Found] = {}
-        self._tar = tar
-        self._data: dict[PurePosixPath, tuple[int, int]] = {}
-        self._others: list[tuple[str, str]] = []
-        self._replaced: list[LeftOut] = []
-
-    def add(self, member: tarfile.TarInfo) -> None:
+def _found(tar: str, archive: tarfile.TarFile) -> tuple[dict[str, Found], list[LeftOut]]:
+    """Sort the members by sample and component. The last of several wins, as it does when the tar is unpacked."""
+    samples: dict[str, Found] = {}
+    left_out: list[LeftOut] = []
+    others: list[tuple[str, str]] = []
+    places: dict[PurePosixPath, tuple[int, int]] = {}
+    for member in archive:
         if member.isdir():
-            return
+            continue
         path = PurePosixPath(member.name)
         if member.isreg() and not member.issparse():
-            self._data[path] = member.offset_data, member.size
+            places[path] = member.offset_data, member.size
         stem, _, named = path.name.partition(".")
         key = "/".join([*(part for part in path.parts[:-1] if part != "/"), stem])
         component = named.partition(".")[0]
         if not stem or component not in BY_NAME:
-            self._others.append((key, member.name))
-            return
-        try:
-            self._put(key, component, (named, *self._located(member, path)), member.name)
-        except BadImage as bad:
-            left_out = LeftOut(bad.kind, key, component, f"{self._tar}/{member.name}", bad.detail)
-            self._put(key, component, left_out, member.name)
-
-    def _put(self, key: str, component: str, found: TarMember | LeftOut, name: str) -> None:
-        """Let the last of several win, as it does when the tar is unpacked."""
-        sample = self.samples.setdefault(key, {})
+            others.append((key, member.name))
+            continue
+        sample = samples.setdefault(key, {})
         before = sample.get(component)
         if isinstance(before, LeftOut):
-            self._replaced.append(before)
+            left_out.append(before)
         elif before:
-            source = f"{self._tar}/{key}.{before[0]}"
-            self._replaced.append(LeftOut("duplicate", key, component, source, f"{name} comes after it and is used"))
-        sample[component] = found
-
-    def _located(self, member: tarfile.TarInfo, path: PurePosixPath) -> tuple[int, int]:
-        """Tell offset and size of a member's data. Raises BadImage if it has none to be read in place."""
-        if ".." in path.parts:
-            raise BadImage("bad-name", "the name leads out of the folder that it would be unpacked into")
-        if not _is_text(member.name):
-            raise BadImage("bad-name", "the name is not UTF-8")
-        if member.issym():
-            raise BadImage("link", f"a symbolic link to {member.linkname}; `tar --dereference` stores the image itself")
-        found = self._data.get(PurePosixPath(member.linkname) if member.islnk() else path)
-        if found:
-            return found
-        if member.islnk():
-            raise BadImage("link", f"a hard link to {member.linkname}, which is not in the tar before it")
-        if member.issparse():
-            raise BadImage("sparse", "stored without its empty parts; make the tar without --sparse")
-        raise BadImage("not-a-file", "a device or a pipe")
-
-    def left_out(self) -> list[LeftOut]:
-        """List what was replaced, and the members of no sample."""
-        litter = [
-            LeftOut("litter", "", "", f"{self._tar}/{name}", "no component of a sample by its name")
-            for key, name in self._others
-            if key not in self.samples
-        ]
-        return self._replaced + litter
+            why = f"{member.name} comes after it and is used"
+            left_out.append(LeftOut("duplicate", key, component, f"{tar}/{key}.{before[0]}", why))
+        place = places.get(PurePosixPath(member.linkname) if member.islnk() else path)
+        try:
+            sample[component] = (named, *_usable(member, path, place))
+        except BadImage as bad:
+            sample[component] = LeftOut(bad.kind, key, component, f"{tar}/{member.name}", bad.detail)
+    litter = (f"{tar}/{name}" for key, name in others if key not in samples)
+    left_out += [LeftOut("litter", "", "", name, "no component of a sample by its name") for name in litter]
+    return samples, left_out
 
 
-def _is_text(name: str) -> bool:
-    """Tell whether the bytes of a member's name were UTF-8: those that were not became surrogates."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _usable(member: tarfile.TarInfo, path: PurePosixPath, place: tuple[int, int] | None) -> tuple[int, int]:
+    """Return offset and size of a member's data, its `place`. Raises BadImage if it cannot be read there."""
+    if ".." in path.parts:
+        raise BadImage("bad-name", "the name leads out of the folder that it would be unpacked into")
+    if member.name.encode(errors="ignore").decode() != member.name:  # what is not UTF-8 has become surrogates
+        raise BadImage("bad-name", "the name is not UTF-8")
+    if member.issym():
+        raise BadImage("link", f"a symbolic link to {member.linkname}; `tar --dereference` stores the image itself")
+    if place:
+        return place
+    if member.islnk():
+        raise BadImage("link", f"a hard link to {member.linkname}, which is not in the tar before it")
+    if member.issparse():
+        raise BadImage("sparse", "stored without its empty parts; make the tar without --sparse")
+    raise BadImage("not-a-file", "a device or a pipe")

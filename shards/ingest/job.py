@@ -2,27 +2,34 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
 
-from shards.format.images import LeftOut
-from shards.format.manifest import Manifest, from_json
-from shards.format.schema import Sample
+from shards.format.images import ImageFormat, LeftOut, size_and_bits
+from shards.format.manifest import Manifest, StoredComponent, from_json
+from shards.format.schema import COMPONENTS, Sample
 from shards.format.splits import DivisionConfig
 
+Formats = dict[str, ImageFormat]
+"""How the images of each component are encoded."""
+LOOKED_AT = 100
+"""Samples, about, of which images are opened to find out what most of them are."""
 
-class Unit(Protocol):
-    """The work of one shard: small enough to be sent to another process or machine."""
 
-    @property
-    def name(self) -> str:
-        """The shard's file name."""
+@dataclass(frozen=True, kw_only=True)
+class Unit(ABC):
+    """The work of one shard: small enough to be sent to another process or machine.
 
-    @property
-    def size(self) -> int:
-        """How many samples it tries, for the progress bar."""
+    name: the shard's file name. size: how many samples it tries, for the progress bar.
+    """
 
+    name: str
+    size: int
+
+    @abstractmethod
     def samples(self) -> Iterator[Sample | LeftOut]:
         """Make the shard's samples, in their order, and say what is wrong with those that cannot be made."""
 
@@ -76,13 +83,34 @@ def fingerprint(options: dict[str, Any], sources: Iterable[bytes]) -> str:
 
 def options_of(config: Any, *without: str) -> dict[str, Any]:
     """List the fields of a configuration that differ from their defaults, but for those named in `without`."""
-    values = {one: getattr(config, one.name) for one in fields(config) if one.name not in without}
+    options = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if field.name not in without and value != default:
+            options[field.name] = options_of(value) if is_dataclass(value) else value
+    return options
+
+
+def common_formats(extensions: Iterable[str], fg_bg: Iterable[bytes], depth: Iterable[bytes]) -> Formats | None:
+    """Find how most images of each component are encoded: by the names' extensions and the headers of some images.
+
+    None where most of `fg_bg` are no images.
+    """
+    found = Counter(map(size_and_bits, fg_bg)).most_common(1)[0][0]
+    if found is None:
+        return None
+    bits = Counter(one[1] for one in map(size_and_bits, depth) if one) or Counter([8])
+    deep = {("depth", "png"): bits.most_common(1)[0][0]}
     return {
-        one.name: options_of(value) if is_dataclass(value) else value
-        for one, value in values.items()
-        if value != _default(one)
+        one.name: ImageFormat(extension, found[0], deep.get((one.name, extension), 8), one.channels)
+        for one, extension in zip(COMPONENTS, extensions, strict=True)
     }
 
 
-def _default(field: "Field[Any]") -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def stored_components(formats: Formats) -> dict[str, StoredComponent]:
+    """Tell what a manifest says of the formats."""
+    return {
+        name: StoredComponent(extension=form.extension, channels=form.channels, bits=form.bits)
+        for name, form in formats.items()
+    }

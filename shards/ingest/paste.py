@@ -102,10 +102,7 @@ class Figure:
     mirrored: bool = False
 
     def scaled(self, size: tuple[int, int]) -> Scaled:
-        """Scale the figure to this width and height; not to be changed, for it is kept."""
-        return _kept.get(self, size)
-
-    def rescaled(self, size: tuple[int, int]) -> Scaled:
+        """Scale the figure to this width and height."""
         image = ImageOps.mirror(self.image) if self.mirrored else self.image
         image = image.resize(size, Image.Resampling.LANCZOS)
         alpha = image.getchannel("A")
@@ -123,10 +120,11 @@ class _Kept:
         self._images: OrderedDict[tuple[Figure, tuple[int, int]], Scaled] = OrderedDict()
 
     def get(self, figure: Figure, size: tuple[int, int]) -> Scaled:
+        """Scale the figure, or find it scaled: not to be changed, for it is kept."""
         if (figure, size) in self._images:
             self._images.move_to_end((figure, size))
             return self._images[figure, size]
-        scaled = self._images[figure, size] = figure.rescaled(size)
+        scaled = self._images[figure, size] = figure.scaled(size)
         self.bytes += 5 * size[0] * size[1]
         while self.bytes > self._most:
             (_, (width, height)), _ = self._images.popitem(last=False)
@@ -198,15 +196,11 @@ def paste(background: Background, figures: Sequence[Figure], random: Random, con
     if background.depth is not None:
         depth = background.depth_image.copy()
         for one in placed:
-            _paste_depth(depth, one, _level(one.metres(background.depth), background.bits))
+            opaque = one.scaled.alpha.convert("1", dither=Image.Dither.NONE)
+            level = _level(one.metres(background.depth), background.bits)
+            # An image, because a mere number is pasted wrongly by Pillow 13 where there are 16 bits.
+            depth.paste(Image.new(depth.mode, opaque.size, level), one.box, opaque)
     return Pasted(canvas, canvas.getchannel("X"), depth)
-
-
-def _paste_depth(depth: Image.Image, placed: Placed, level: int) -> None:
-    """Give the figure's pixels that depth."""
-    opaque = placed.scaled.alpha.convert("1", dither=Image.Dither.NONE)
-    # An image, because a mere number is pasted wrongly by Pillow 13 where there are 16 bits.
-    depth.paste(Image.new(depth.mode, opaque.size, level), placed.box, opaque)
 
 
 def _level(metres: np.float32, bits: int) -> int:
@@ -220,7 +214,7 @@ def _placed(figure: Figure, random: Random, config: PasteConfig) -> Placed:
     width, height = (max(1, round(side * ratio)) for side in figure.image.size)
     left = random.randint(0, config.size - width)
     lowest = max(height, round(config.size * (1 - config.floor)))
-    return Placed(figure.scaled((width, height)), left, random.randint(lowest, config.size))
+    return Placed(_kept.get(figure, (width, height)), left, random.randint(lowest, config.size))
 
 
 def _jittered(figure: Scaled, random: Random, strength: float) -> Scaled:

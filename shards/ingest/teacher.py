@@ -19,7 +19,6 @@ from shards.errors import InputError
 from shards.format.depth import METRES, DepthRange
 from shards.machine import cpu_count
 
-Predicts = Literal["auto", "metres", "near-is-bright", "near-is-dark"]
 T = TypeVar("T", bound="TeacherConfig")
 
 
@@ -30,7 +29,7 @@ class TeacherConfig:
     teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"
     """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
     depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
-    predicts: Predicts = "auto"
+    predicts: Literal["auto", "metres", "near-is-bright", "near-is-dark"] = "auto"
     """what the model's numbers are: metres, or relative to each image, greater where it is near (near-is-bright, the
     inverse of depth) or where it is far (near-is-dark); auto is what the model's configuration says"""
     metres: tuple[float, float] | None = None
@@ -85,21 +84,16 @@ class Teacher:
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Predict depth (H, W) of each RGB image (H, W, 3): metres, or 0 (near) to 1 (far) over each image.
 
-        Raises InputError if what the model says is no number.
+        An image of one value is all near. Raises InputError if what the model says is no number.
         """
-        size = self._config.batch_size
+        size, depth_range = self._config.batch_size, self._config.depth_range
         parts = (self._outputs(images[i : i + size]) for i in range(0, len(images), size))
-        return [self._depth(output) for part in parts for output in part]
-
-    def _depth(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Turn what the model says into depth. An image of one value is all near."""
-        depth_range = self._config.depth_range
+        outputs = [output for part in parts for output in part]
         if depth_range.unit == "m":
-            return output
-        output = -output if depth_range.near_is_bright else output
-        from_nearest = output - output.min()
-        share: NDArray[np.float32] = from_nearest / max(from_nearest.max(), np.finfo(np.float32).tiny)
-        return share
+            return outputs
+        distances = (-output if depth_range.near_is_bright else output for output in outputs)
+        from_nearest = (one - one.min() for one in distances)
+        return [one / max(one.max(), np.finfo(np.float32).tiny) for one in from_nearest]
 
     def _outputs(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         import torch
@@ -124,10 +118,8 @@ class Teacher:
         return depths
 
 
-@lru_cache(maxsize=1)
-def load_teacher(config: TeacherConfig) -> Teacher:
-    """Load the teacher of this process: once, whatever the number of shards."""
-    return Teacher(config)
+load_teacher = lru_cache(maxsize=1)(Teacher)
+"""Loads the teacher of this process: once, whatever the number of shards."""
 
 
 def resolved(config: T) -> T:
@@ -136,26 +128,25 @@ def resolved(config: T) -> T:
     Raises InputError if transformers is not installed, if there is no such model, or if it does not say; and if metres
     are asked of relative depth.
     """
-    about = _configuration(config.teacher)
-    predicts = _predicted(config.teacher, about) if config.predicts == "auto" else config.predicts
+    predicts, about = config.predicts, _configuration(config.teacher)
+    if predicts == "auto":
+        kind = getattr(about, "depth_estimation_type", None)
+        if kind == "metric" or about.model_type == "glpn":
+            predicts = "metres"
+        elif kind == "relative":  # Depth Anything's word for the inverse of depth
+            predicts = "near-is-bright"
+        else:
+            raise InputError(
+                f"{config.teacher}: a model of type {about.model_type} may predict metres or the inverse of depth, and "
+                "its configuration does not say which. Its model card does: --predicts metres, near-is-bright or "
+                "near-is-dark."
+            )
     if config.metres and predicts != "metres":
         raise InputError(
             f"{config.teacher}: its depth is relative ({predicts}), which has no metres. Leave --metres out, or choose "
             "a model that predicts them."
         )
     return replace(config, predicts=predicts)
-
-
-def _predicted(teacher: str, about: Any) -> Predicts:
-    kind = getattr(about, "depth_estimation_type", None)
-    if kind == "metric" or about.model_type == "glpn":
-        return "metres"
-    if kind == "relative":  # Depth Anything's word for the inverse of depth
-        return "near-is-bright"
-    raise InputError(
-        f"{teacher}: a model of type {about.model_type} may predict metres or the inverse of depth, and its "
-        "configuration does not say which. Its model card does: --predicts metres, near-is-bright or near-is-dark."
-    )
 
 
 def model_digest(config: TeacherConfig) -> bytes:

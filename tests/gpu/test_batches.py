@@ -19,7 +19,7 @@ from pipeline.batch import Batch
 from pipeline.decode import make_decoder
 from pipeline.loader import Loader, LoaderConfig
 from shards.format.dataset import Dataset
-from shards.format.images import encoded
+from shards.format.images import encode_image
 from shards.format.manifest import StoredComponent
 
 Record = Callable[[str, object], None]
@@ -92,7 +92,7 @@ def test_they_are_whole_while_the_trainer_lags_behind(config: LoaderConfig, devi
 
 def test_depth_of_16_bits_is_decoded_as_it_is(scale: Scale, device: torch.device) -> None:
     depths = np.random.default_rng(0).integers(0, 65536, (8, 160, 160), np.uint16)
-    files = [np.frombuffer(encoded(Image.fromarray(depth), "png"), np.uint8) for depth in depths]
+    files = [np.frombuffer(encode_image(Image.fromarray(depth), "png"), np.uint8) for depth in depths]
     components = {"depth": StoredComponent(extension="png", channels=1, bits=16)}
     decoder = make_decoder(scale.decode, components, 8, device, hw_decoder_load=0.9)
     images = decoder.decode({"depth": files})["depth"]
