@@ -116,6 +116,8 @@ def python(argv: list[str], folder: Path) -> Ended:
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=be_python, args=(argv, folder, own, said))
     process.start()
+    process.join(timeout=120)
+    process.kill()  # if it hangs
     process.join()
     return Ended(process.exitcode, said.read_text())
 
