@@ -40,6 +40,8 @@ def _build(job: Job, out: str, config: BuildConfig) -> None:
 def compose(out: str, config: Annotated[ComposeConfig, arg(name="")], build: BuildConfig) -> None:
     """Paste cut-outs on backgrounds: each figure on each background, at random places and sizes.
 
+    Without --depth the data set has no depth yet; `python -m shards depth` adds it.
+
     Args:
         out: folder to write, or its URL
     """

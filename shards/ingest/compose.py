@@ -46,17 +46,15 @@ class ComposeConfig(PasteConfig):
     bg: Path
     """folder of backgrounds; those of another size are cropped to a square and scaled"""
     depth: Path | None = None
-    """folder of the backgrounds' depth maps: 16-bit PNG, millimetres, 0 where nothing was measured; named and framed
-    like the backgrounds; without it the data set has no depth yet, and `python -m shards depth` adds it"""
+    """folder of depth maps, named and framed like the backgrounds: 16-bit PNG, millimetres, 0 where unknown"""
     format: DepthFormat | None = None
-    """depth as jpg, as in 2020, png without its loss, or png16: 16 bits a value; png if lossless, else jpg if not
-    given"""
+    """depth as jpg, png (no loss) or png16 (16 bits a value); if not given png with --lossless, else jpg"""
     places: int = 20
     """how often each figure is pasted on each background"""
     mirror: bool = False
     """paste each mirrored figure as often again"""
     figures_per_image: tuple[int, int] = (1, 1)
-    """least and most figures in an image: the one that the sample is named after, and others drawn from all of them"""
+    """least and most figures in an image: the one that the sample is named after, and others at random"""
     samples: int | None = None
     """keep so many of them, chosen at random; all if not given"""
     seed: int = 0

@@ -53,18 +53,15 @@ class ConvertConfig(ExistingDepthConfig):
     """How image files become samples."""
 
     component: tuple[str, ...] = ()
-    """NAME=GLOB, once for each component (fg_bg, mask, depth, bg) that is not where the layout of 2020 has it; zips
-    count as folders"""
+    """NAME=GLOB, once for each component that is not where the layout of 2020 has it; zips count as folders"""
     background: str = r"combined_s([^_]+)_"
-    """regular expression whose group, found in a sample's name, is the name of its background or what follows the
-    last _ in it; a background named like the sample comes first"""
+    """regular expression; its group in a sample's name is the background's name, or the end of that after a _"""
     size: int | None = None
     """height and width to which all images are scaled down and encoded again; without it the files stay as they are"""
     lossless: bool = False
     """with size: mask and depth as PNG, which no second encoding blurs"""
     verify: Literal["full", "header"] = "full"
-    """full: every image is decoded. header: its header must say what it should, and its end be there; those of 1,000
-    samples are decoded, for the statistics"""
+    """full decodes every image; header reads headers and ends, and decodes 1,000 samples for the statistics"""
     division: DivisionConfig = field(default_factory=DivisionConfig)
 
     def __post_init__(self) -> None:

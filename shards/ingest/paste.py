@@ -39,8 +39,7 @@ class PasteConfig:
     floor: float = 0.4
     """feet stand in this lowest share of the image; 1 puts them anywhere that the figure fits"""
     jitter: float = 0.0
-    """colours of each figure, from 0 (as they are) to 1: brightness, contrast and saturation are each multiplied by
-    1 - jitter to 1 + jitter, and hue is turned by up to 90 degrees x jitter either way"""
+    """strength, 0 to 1, of random changes of each figure's brightness, contrast, saturation and hue (90 degrees)"""
     shadow: float = 0.0
     """a soft shadow on the background at the feet of each figure takes at most this share of the light, 0 to 1"""
 

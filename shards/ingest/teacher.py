@@ -27,11 +27,9 @@ class TeacherConfig:
     """Which model predicts depth, what its numbers mean, and how it runs."""
 
     teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"
-    """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
-    depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
+    """name on the Hugging Face hub, or a local folder; docs/data.md names some for relative depth and for metres"""
     predicts: Literal["auto", "metres", "near-is-bright", "near-is-dark"] = "auto"
-    """what the model's numbers are: metres, or relative to each image, greater where it is near (near-is-bright, the
-    inverse of depth) or where it is far (near-is-dark); auto is what the model's configuration says"""
+    """metres, or relative depth that is greater where near or where far; auto: as the model's configuration says"""
     metres: tuple[float, float] | None = None
     """depth that black and white stand for, of a model that predicts metres; beyond it is cut off. 0 10 if not given"""
     batch_size: int = 32
