@@ -36,7 +36,9 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     """
     left_out = plan.left_out + [one for record in records for one in record.left_out]
     counts = Counter(one.kind for one in left_out)
-    stored.write("left-out.tsv", _report(left_out))
+    report, lines = io.StringIO(), [LeftOut._fields, *sorted(left_out)]
+    csv.writer(report, "excel-tab", lineterminator="\n").writerows(lines)
+    stored.write("left-out.tsv", report.getvalue().encode(errors="backslashreplace"))
     kept = [record for record in records if record.shard.samples]
     if not kept:
         reasons = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "empty"
@@ -55,12 +57,10 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     index = {"keys": keys, "samples": samples}
     index |= {f"shared_{name}": locations for name, (locations, _) in shared.items()}
     index |= _splits(plan, keys)
+    distinct = {name: len(locations) for name, (locations, _) in shared.items()}
     manifest = replace(
         goal,
-        components={
-            name: replace(one, shared=len(shared[name][0]) if name in shared else 0)
-            for name, one in goal.components.items()
-        },
+        components={name: replace(one, shared=distinct.get(name, 0)) for name, one in goal.components.items()},
         samples=len(keys),
         splits={name: len(index[name]) for name in SPLITS},
         statistics=_statistics(kept, goal),
@@ -154,11 +154,3 @@ def _counted(records: Sequence[Record], goal: Manifest) -> int | None:
     pixels = {name: sum(int(one.histograms[name][0].sum()) for one in records) for name in records[0].histograms}
     counted = min(pixels.values()) // (goal.image_size[0] * goal.image_size[1])
     return counted if counted < sum(record.shard.samples for record in records) else None
-
-
-def _report(left_out: list[LeftOut]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(LeftOut._fields)
-    writer.writerows(sorted(left_out))
-    return text.getvalue().encode(errors="backslashreplace")

@@ -59,7 +59,13 @@ def _connected(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise InputError("engine ray needs one more package: pip install -r requirements-ray.txt") from None
-    _check(address or os.environ.get("RAY_ADDRESS", ""))
+    where = address or os.environ.get("RAY_ADDRESS", "")
+    host, _, port = where.rpartition("//")[2].rpartition(":")
+    if host and port.isdecimal():  # else one of Ray's own words, such as auto
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()  # where Ray would wait ten minutes
+        except OSError as error:
+            raise InputError(f"{where}: no Ray cluster there ({error}). `ray start --head` begins one.") from None
     code = {"py_modules": [str(Path(__file__).parents[1])]}
     try:
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
@@ -72,14 +78,3 @@ def _connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _check(address: str) -> None:
-    """Raise InputError if nobody listens at HOST:PORT, for which Ray would wait ten minutes."""
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # one of Ray's own words, such as auto
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise InputError(f"{address}: no Ray cluster there ({error}). `ray start --head` begins one.") from None

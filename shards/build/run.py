@@ -26,7 +26,6 @@ from shards.machine import cpu_count
 WAITING = 4
 """Units a worker that wait for it; the others are not sent yet, so that memory does not grow with their number."""
 
-
 W = TypeVar("W", bound=Unit | ShardContents)
 """What is done at once, named as its shard is; its size is the samples that it counts in the progress bar."""
 R = TypeVar("R")

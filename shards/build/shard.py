@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -40,8 +40,7 @@ class Record:
     def to_bytes(self) -> bytes:
         about = {"shard": asdict(self.shard), "left_out": self.left_out}
         arrays = {f"{kind}/{name}": array for kind in _ARRAYS for name, array in getattr(self, kind).items()}
-        buffer = BytesIO()
-        np.savez(buffer, about=np.array(json.dumps(about)), keys=self.keys, **arrays)
+        np.savez(buffer := BytesIO(), about=np.array(json.dumps(about)), keys=self.keys, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -62,32 +61,13 @@ def _digest(image: bytes) -> bytes:
 def write_shard(tar: Path, components: dict[str, str], samples: Iterable[Sample | LeftOut]) -> Record:
     """Write `samples` to `tar`, with its index beside it. `components` gives each component's extension."""
     with replacing(tar) as temporary, ShardWriter(temporary) as writer:
-
-        def write(sample: Sample) -> list[TarMember]:
-            named = {f"{name}.{extension}": sample.images[name] for name, extension in components.items()}
-            return writer.write(sample.key, named)
-
-        return _recorded(tar, components, samples, write, writer.close)
+        return index_shard(tar, components, samples, writer)
 
 
-def index_shard(tar: Path, components: dict[str, str], samples: Iterable[Sample | LeftOut]) -> Record:
-    """Index `tar`, which holds `samples` already, at their `places`, and stays as it is."""
-
-    def digest() -> tuple[str, int]:
-        with tar.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
-
-    return _recorded(tar, components, samples, lambda sample: [sample.places[name] for name in components], digest)
-
-
-def _recorded(
-    tar: Path,
-    components: Iterable[str],
-    samples: Iterable[Sample | LeftOut],
-    place: Callable[[Sample], list[TarMember]],
-    close: Callable[[], tuple[str, int]],
+def index_shard(
+    tar: Path, components: dict[str, str], samples: Iterable[Sample | LeftOut], writer: ShardWriter | None = None
 ) -> Record:
-    """Write DALI's index beside `tar`, and record what `place` tells of each sample, and `close` of the tar."""
+    """Write the index of `tar` beside it. Without a writer it holds `samples` already, at their `places`."""
     placed: list[tuple[str, list[TarMember]]] = []
     left_out: list[LeftOut] = []
     histograms = {name: np.zeros((BY_NAME[name].channels, 256), np.int64) for name in components}
@@ -96,12 +76,20 @@ def _recorded(
         if isinstance(sample, LeftOut):
             left_out.append(sample)
             continue
-        placed.append((sample.key, place(sample)))
+        if writer:
+            named = {f"{name}.{extension}": sample.images[name] for name, extension in components.items()}
+            placed.append((sample.key, writer.write(sample.key, named)))
+        else:
+            placed.append((sample.key, [sample.places[name] for name in components]))
         for name, histogram in sample.histograms.items():
             histograms[name] += histogram
         for name, joined in digests.items():
             joined += _digest(sample.images[name])
-    sha256, size = close()
+    if writer:
+        sha256, size = writer.close()
+    else:
+        with tar.open("rb") as file:
+            sha256, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
     places = [[(offset // BLOCK, size) for _, offset, size in members] for _, members in placed]
     return Record(
         shard=Shard(tar.name, len(placed), size, sha256, write_index(tar, placed)),

@@ -101,10 +101,10 @@ class Dataset:
 
     def contents(self, number: int) -> "ShardContents":
         """Return one shard, by its number."""
-        begin, end = self.first_row[number : number + 2].tolist()
+        rows = slice(*self.first_row[number : number + 2].tolist())
         formats = {name: self.manifest.image_format(name) for name in self.manifest.components}
-        keys, samples = self._keys[begin:end], self._samples[begin:end]
-        return ShardContents(self.folder, self.manifest.shards[number], formats, keys, samples, self._shared)
+        shard = self.manifest.shards[number]
+        return ShardContents(self.folder, shard, formats, self._keys[rows], self._samples[rows], self._shared)
 
     def _array(self, name: str) -> NDArray[Any]:
         path = self.root / "index" / f"{name}.npy"
@@ -144,17 +144,16 @@ class ShardContents:
     def images(self, name: str) -> Iterator[bytes]:
         """Cut one component of every sample, in their order, from the shard, which is read whole."""
         if name in self.shared:
-            return _cut(read_whole(self.folder, SHARED_TAR), self.shared[name][self.samples[name]])
-        return _cut(read_whole(self.folder, self.shard.name), self.samples[name])
+            return self._cut(SHARED_TAR, self.shared[name][self.samples[name]])
+        return self._cut(self.name, self.samples[name])
 
     def distinct(self, name: str) -> Iterator[bytes]:
         """Cut the distinct images of a shared component from shared.tar."""
-        return _cut(read_whole(self.folder, SHARED_TAR), self.shared[name])
+        return self._cut(SHARED_TAR, self.shared[name])
 
-
-def _cut(tar: bytes, places: NDArray[Any]) -> Iterator[bytes]:
-    columns = (column.tolist() for column in extents(places))
-    return (tar[begin : begin + size] for begin, size in zip(*columns, strict=True))
+    def _cut(self, tar: str, places: NDArray[Any]) -> Iterator[bytes]:
+        data, columns = read_whole(self.folder, tar), (column.tolist() for column in extents(places))
+        return (data[begin : begin + size] for begin, size in zip(*columns, strict=True))
 
 
 @lru_cache(maxsize=3)

@@ -294,10 +294,7 @@ def _check(path: Path, size: int | None, sha256: str) -> None:
 
 
 def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None:
-    """Return what to tell of an error that another try would meet again; None of one that may pass.
-
-    path: where a download was written to.
-    """
+    """Return what to tell of an error, of a download to `path` if given, that no other try can mend; None of others."""
     status = _status(error)
     if isinstance(error, ImportError):
         return f"{url}: a package is missing: {error}."

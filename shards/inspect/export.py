@@ -40,7 +40,11 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     if manifest.shared:
         _refuse_damaged(dataset.folder, manifest.shared, dataset.folder.read(SHARED_TAR))
     if backgrounds:
-        _write_backgrounds(dataset, out, backgrounds)
+        shelves, extension = out / BY_NAME["bg"].folder, manifest.components["bg"].extension
+        shelves.mkdir(exist_ok=True)
+        places = dataset.locate_shared("bg", np.array(list(backgrounds.values())))
+        for name, data in zip(backgrounds, dataset.read(places), strict=True):
+            _write(shelves / f"Shelves_{name}.{extension}", data)
     own = [name for name in manifest.components if not (name == "bg" and backgrounds)]
     shards = map(dataset.contents, range(len(manifest.shards)))
     units = [_Unit(**vars(one), files=list(islice(files, one.size))) for one in shards]
@@ -74,14 +78,6 @@ def _shared_backgrounds(dataset: Dataset, keys: list[str]) -> dict[str, int]:
 def _refuse_damaged(folder: Folder, shard: Shard, data: bytes) -> None:
     if hashlib.sha256(data).hexdigest() != shard.sha256:
         raise InputError(f"{folder}/{shard.name}: damaged. `python -m shards verify {folder}` tells what else is.")
-
-
-def _write_backgrounds(dataset: Dataset, out: Path, backgrounds: dict[str, int]) -> None:
-    places = dataset.locate_shared("bg", np.array(list(backgrounds.values())))
-    extension, folder = dataset.manifest.components["bg"].extension, out / BY_NAME["bg"].folder
-    folder.mkdir(exist_ok=True)
-    for name, data in zip(backgrounds, dataset.read(places), strict=True):
-        _write(folder / f"Shelves_{name}.{extension}", data)
 
 
 @dataclass(frozen=True)

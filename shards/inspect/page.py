@@ -60,8 +60,7 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
 
 def _thumbnail(image: Image.Image) -> str:
     image.thumbnail((160, 160))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
+    image.save(buffer := io.BytesIO(), "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
