@@ -72,10 +72,9 @@ class Job(NamedTuple):
 
 
 def divided(samples: Any, division: DivisionConfig, at_most: int) -> Iterator[tuple[str, Any, range]]:
-    """Divide samples, in anything that can be sliced, into shards.
+    """Divide samples into shards; yield each one's name, its samples, and the numbers of those that are counted.
 
-    Yields each one's name, its samples, and the numbers among these of those whose pixels are counted: of all samples
-    `at_most`, spread evenly.
+    samples: anything that has a length and slices. at_most: samples counted in all, spread evenly.
     """
     step = division.samples_per_shard
     for number, begin in enumerate(range(0, len(samples), step)):
