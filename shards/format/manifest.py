@@ -36,7 +36,7 @@ def from_json(kind: Any, raw: Any) -> Any:
     if is_dataclass(kind) or hasattr(kind, "_fields"):
         types = get_type_hints(kind)
         given = raw if isinstance(raw, dict) else dict(zip(types, raw, strict=True))
-        return kind(**{name: from_json(types[name], one) for name, one in given.items()})
+        return kind(**{name: from_json(types.get(name), one) for name, one in given.items()})
     if kind in (int, str) and not isinstance(raw, kind):
         raise TypeError(f"{raw!r} where {kind.__name__} is expected")
     return Path(raw) if kind is Path else raw
