@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Batch
-from pipeline.cache import Cache, bank, gathered
+from pipeline.cache import Cache, gathered, make_bank
 from pipeline.config import LoaderConfig
 from pipeline.decode import ImageDecoder, make_decoder, resize
 from pipeline.order import Indices, Order
@@ -30,7 +30,10 @@ _CHUNK = 64
 
 
 class BatchMaker:
-    """Makes the batch of any step, in any order, on `config.num_threads` threads at once: no 0 here, no `auto`."""
+    """Makes the batch of any step, in any order, on `config.num_threads` threads at once.
+
+    The loader has chosen before: `num_threads` is not 0, and `decode` is not auto.
+    """
 
     def __init__(
         self, dataset: Dataset, reader: Reader, order: Order, config: LoaderConfig, device: torch.device
@@ -148,7 +151,7 @@ class BatchMaker:
     def _bank(self, name: str, component: StoredComponent) -> Tensor:
         decoder = self._make_decoder({name: component}, _CHUNK)
         encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})[name]
-        images, bad = bank(encoded, lambda images: self._finished(decoder, {name: images})[name], _CHUNK)
+        images, bad = make_bank(encoded, lambda images: self._finished(decoder, {name: images})[name], _CHUNK)
         if bad:
             have_it = np.isin(self._dataset.shared_number(name, self._rows), bad)
             self._remember(set(np.flatnonzero(have_it).tolist()))

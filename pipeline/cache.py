@@ -84,7 +84,7 @@ class Cache:
         self._filled[indices[inside]] = 1
 
 
-def bank(encoded: Encoded, decode: Callable[[Encoded], Tensor], chunk: int) -> tuple[Tensor, list[int]]:
+def make_bank(encoded: Encoded, decode: Callable[[Encoded], Tensor], chunk: int) -> tuple[Tensor, list[int]]:
     """Return the distinct images of a shared component, uint8 (K, H, W, C), and the numbers of those not decodable.
 
     `decode` turns up to `chunk` images into uint8 (N, C, H, W); it raises ValueError if one does not decode.

@@ -85,7 +85,7 @@ def _refuse_too_much(size: int, free: int, where: str) -> None:
 
 
 def _available() -> int:
-    """Return the bytes that can still be had of the host's memory, within this container's limit (control groups 2)."""
+    """Return the bytes that can still be had of the host's memory, within this container's limit (cgroup v2)."""
     try:
         free = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) << 10
     except OSError:  # macOS: what is installed has to do
