@@ -123,11 +123,12 @@ def memory(pid: int) -> float:
 
 def _read(pid: int, name: str) -> Iterator[str]:
     """Yield this file of /proc of the process and of each of its descendants that still runs."""
+    with suppress(OSError):  # children before their parent: what it shares with one forked meanwhile would count twice
+        threads = Path(f"/proc/{pid}/task").glob("*/children")
+        for child in " ".join(path.read_text() for path in threads).split():
+            yield from _read(int(child), name)
     with suppress(OSError):
         yield Path(f"/proc/{pid}/{name}").read_text()
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            for child in path.read_text().split():
-                yield from _read(int(child), name)
 
 
 @dataclass

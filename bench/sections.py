@@ -30,26 +30,24 @@ STARTED, LIMIT, LIMIT_OF_TESTS = time.perf_counter(), 420, 240
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The amount of work: as it stands on a GPU, or a little of everything on the CPU."""
+    """The amount of work: as it stands on a GPU, or a little of everything on the CPU.
+
+    decode: the decoder that is tested and measured first. sources: figures, and rooms. whole: samples of the data set
+    that is read from end to end. stored: heights and widths of the stored images, pixels, of one data set each. size:
+    height and width in batches, pixels. width: channels of the DualUNet. seconds: length of each measurement.
+    """
 
     device: str = "cuda"
     decode: Decode = "gpu"
-    """The decoder that is tested and measured first."""
     sources: int = 60
-    """Figures, and rooms."""
     samples: int = 40_000
     whole: int = 400_000
-    """Samples of the data set that is read from end to end."""
     stored: tuple[int, ...] = (160, 64)
-    """Heights and widths of the stored images, pixels, of one data set each."""
     size: int = 64
-    """Height and width of the images in batches, pixels."""
     caches: tuple[Caching, ...] = ("host", "device")
     width: int = 32
-    """Channels of the DualUNet."""
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
     seconds: float = 2.0
-    """Length of each measurement."""
 
 
 FULL = Scale()
@@ -60,9 +58,7 @@ DRY = Scale(device="cpu", decode="cpu", caches=("host",), batch_sizes=(8, 16), s
 def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[Result]]]]:
     """Yield names and functions to call, in order; `work` is an empty folder. A result with an `error` is a failure."""
 
-    def rates(
-        rate: Callable[..., Result], ways: list[Result], stored: Sequence[int] = scale.stored[:1]
-    ) -> list[Result]:
+    def rates(stored: Sequence[int], rate: Callable[..., Result], ways: list[Result]) -> list[Result]:
         """Return the rates of each way to load, on the data set of each size in `stored`."""
         found = []
         for pixels, way in itertools.product(stored, ways):
@@ -70,7 +66,7 @@ def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[
             found.append({"stored": pixels, **way, **_attempt(rate, config, torch.device(scale.device), scale.seconds)})
         return found
 
-    sizes, decoders = scale.batch_sizes, dict.fromkeys((scale.decode, "cpu"))
+    first, sizes, decoders = scale.stored[:1], scale.batch_sizes, dict.fromkeys((scale.decode, "cpu"))
     yield "machine", lambda: [_attempt(_machine)]
     yield "data", lambda: [_attempt(_composed, scale, work, stored, scale.samples) for stored in scale.stored]
     yield "tests", partial(_tests, scale, work)
@@ -78,15 +74,15 @@ def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[
     special: list[Result] = [{"hw_decoder_load": load} for load in (0.0, 0.5, 0.75, 1.0)]
     special += [{"decode": "portable"}, {"num_threads": 4}]
     ways += [{"decode": scale.decode, "batch_size": sizes[len(sizes) // 2]} | one for one in special]
-    yield "loader", partial(rates, loader_rate, ways, scale.stored)
+    yield "loader", partial(rates, scale.stored, loader_rate, ways)
     ways = [{"decode": scale.decode, "batch_size": size, "cache": cache} for cache in scale.caches for size in sizes]
-    yield "cached", partial(rates, loader_rate, ways)
-    train = partial(_training_rate, scale.width)
+    yield "cached", partial(rates, first, loader_rate, ways)
     ways = [{"decode": "portable", "num_threads": 1, "batch_size": size} for size in sizes]
-    yield "training_step", partial(rates, partial(train, resident=True), ways)
+    yield "training_step", partial(rates, first, partial(_training_rate, scale.width, True), ways)
     fed: list[Result] = [{"decode": decode} for decode in decoders]
     fed.append({"decode": scale.decode, "cache": scale.caches[-1]})
-    yield "training", partial(rates, train, [one | {"batch_size": size} for one in fed for size in sizes])
+    ways = [one | {"batch_size": size} for one in fed for size in sizes]
+    yield "training", partial(rates, first, partial(_training_rate, scale.width, False), ways)
     yield "whole", partial(_whole, scale, work)
 
 
@@ -152,9 +148,7 @@ def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> R
     return {"samples_per_second": rate, "p99_seconds": between, "first_batch_seconds": first}
 
 
-def _training_rate(
-    width: int, reading: LoaderConfig, device: torch.device, seconds: float, resident: bool = False
-) -> Result:
+def _training_rate(width: int, resident: bool, reading: LoaderConfig, device: torch.device, seconds: float) -> Result:
     """Return the samples a second of training, and the share of the time in which it waited for data.
 
     resident: train on one batch that lies on the device, again and again: the rate of training alone.
@@ -162,11 +156,10 @@ def _training_rate(
     config = TrainConfig(loader=reading, unet=UNetConfig(width=width), wandb="off")
     training = start(config, Ranks(0, 1, device))
     with training.loader as loader:
-        batches = endless(loader)
-        batches = itertools.repeat(next(batches)) if resident else batches
 
         def steps() -> Iterator[int]:
-            for batch in batches:
+            batches = endless(loader)
+            for batch in itertools.repeat(next(batches)) if resident else batches:
                 optimise(training, training.model, batch, config)
                 yield len(batch.index)
 
