@@ -79,8 +79,7 @@ class _Rate(progress.ProgressColumn):
 
 
 def _in_processes(do: Callable[[W], R], units: Sequence[W], workers: int) -> Generator[tuple[int, R]]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
     waiting = enumerate(units)
     try:
         running = {pool.submit(do, unit): number for number, unit in islice(waiting, WAITING * workers)}

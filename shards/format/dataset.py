@@ -91,8 +91,7 @@ class Dataset:
 
     def locate_shared(self, component: str, numbers: NDArray[np.integer]) -> Locations:
         """Tell where the distinct images of these numbers (N,) lie."""
-        number = len(self.manifest.shards)
-        return Locations(np.full(len(numbers), number), *extents(self._shared[component][numbers]))
+        return Locations(np.full(len(numbers), len(self.manifest.shards)), *extents(self._shared[component][numbers]))
 
     def read(self, places: Locations) -> Iterator[bytes]:
         """Read the images at `places`; a tar is opened once for all that follow each other in it."""

@@ -54,8 +54,7 @@ def _check_shared(dataset: Dataset) -> list[Problem]:
 
 def _check_tar(folder: Folder, shard: Shard) -> list[Problem]:
     """Check a tar, and the index beside it."""
-    digests = {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}
-    return list(_check_files(folder, digests))
+    return list(_check_files(folder, {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}))
 
 
 def _check_files(folder: Folder, digests: dict[str, str]) -> Iterator[Problem]:
