@@ -120,8 +120,8 @@ class Downloads:
 
     def _download(self, number: int, path: Path) -> None:
         tar = self.dataset.tars[number]
-        if error := self._failed.get(number):  # since the claim was asked for: one that another thread met meanwhile
-            raise InputError(error)
+        if met := self._failed.get(number):  # by another thread, while this one asked for the claim
+            raise InputError(met)
         try:
             self._remote.download(tar.name, path, size=tar.bytes, sha256=tar.sha256, stopped=self._closed)
         except StoppedError:
