@@ -2,13 +2,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test check bench bench-loaders bench-making gpu
+.PHONY: help demo test check bench-loaders bench-making gpu
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
 	@echo "make test    all tests (4 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
-	@echo "make bench   the loader beside decoding alone (2 minutes)"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make bench-making   converting beside decoding alone and GNU tar, composing beside encoding alone (10 minutes, 4 GB)"
 	@echo "make gpu     tests and benchmarks on a CUDA GPU; DRY=1 walks the same code on the CPU"
@@ -32,9 +31,6 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-
-bench: $(VENV)/installed
-	$(BIN)/python -m bench.loader
 
 bench-making: $(VENV)/installed
 	$(BIN)/python -m bench.making

@@ -14,7 +14,6 @@ from model.seed import SeedNet
 from model.unet import DualUNet, UNetConfig
 from pipeline.loader import Loader
 from shards.errors import InputError
-from shards.format.dataset import Dataset
 from shards.format.depth import DepthRange
 from shards.format.storage import replacing
 
@@ -32,14 +31,12 @@ def select_device(wanted: str) -> torch.device:
 
 
 def make_model(
-    architecture: Architecture, unet: UNetConfig, device: torch.device, dataset: Dataset | None = None
+    architecture: Architecture, unet: UNetConfig, device: torch.device, **statistics: list[float]
 ) -> nn.Module:
-    """Return a network with fresh weights on `device`; it normalises by the statistics of `dataset`, if given."""
-    statistics = dataset.manifest.statistics["fg_bg"] if dataset else None
-    known = {"mean": statistics.mean, "std": statistics.std} if statistics else {}
-    model = DualUNet(unet, **known) if architecture == "unet" else SeedNet(**known)
-    placed: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
-    return placed
+    """Return a network with fresh weights on `device`. statistics: the mean and std by which it is to normalise."""
+    model = DualUNet(unet, **statistics) if architecture == "unet" else SeedNet(**statistics)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
+    return model
 
 
 @dataclass

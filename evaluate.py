@@ -18,23 +18,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from checkpoint import Device, load_model, refuse_other_depth, select_device
-from model.metrics import Metrics
+from model.metrics import MEANING, Metrics
 from model.pictures import five_rows
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import report_errors
 from shards.format.images import save_image
 from shards.format.storage import write_bytes
-
-MEANING = {
-    "mask_iou": "intersection over union of the mask, all pixels of the split",
-    "mask_dice": "Dice of the mask, all pixels of the split",
-    "depth_rmse": "root mean square error of the depth, share of its range",
-    "depth_mae": "mean absolute error of the depth, share of its range",
-    "depth_abs_rel": "mean of error / true depth",
-    "depth_delta_1.25": "share of pixels within a factor of 1.25",
-    "depth_ssim": "structural similarity of the depth",
-    "depth_iou_at_half_2020": "the 2020 system's depth IoU: both thresholded at half the range",
-}
 
 
 def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict[str, float], Tensor]:

@@ -111,9 +111,8 @@ def main(config: PredictConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     for fg_bg, bg in track(todo, "pairs"):
         mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
-        pixels = {"mask": np.uint8(mask.mul(255).round().numpy()), "depth": depth_pixels(depth, depth_range)}
-        for name, values in pixels.items():
-            save_image(config.out / f"{fg_bg.stem}.{name}.png", Image.fromarray(values))
+        save_image(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(np.uint8(mask.mul(255).round().numpy())))
+        save_image(config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth_pixels(depth, depth_range)))
     print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
 
 

@@ -19,31 +19,8 @@ from shards.format.images import save_image
 from shards.format.storage import write_bytes
 
 
-class RunFolder:
-    """The tracker that writes metrics.jsonl and pictures/ into the run's folder."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        """Go on at `step`: lines logged after it belong to work that is done again, and are dropped."""
-        self._metrics, self._pictures = run / "metrics.jsonl", run / "pictures"
-        self._pictures.mkdir(parents=True, exist_ok=True)
-        lines = self._metrics.read_text().splitlines(keepends=True) if self._metrics.exists() else []
-        write_bytes(self._metrics, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
-
-    def log(self, numbers: dict[str, float], step: int) -> None:
-        """Log `numbers` of optimiser step `step`."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **numbers}) + "\n")
-
-    def picture(self, name: str, image: Tensor, step: int) -> None:
-        """Keep a picture, uint8 (H, W, 3)."""
-        save_image(self._pictures / f"{name}-{step:07d}.png", Image.fromarray(image.numpy()))
-
-    def finish(self, best: Path) -> None:
-        """End a run whose best checkpoint is `best`."""
-
-
 class WeightsAndBiases:
-    """The tracker that is a W&B run, with the methods of RunFolder: online where there is a key to log in with."""
+    """The W&B run that gets what a run's folder gets: online where there is a key to log in with."""
 
     def __init__(self, run: Path, config: dict[str, Any]) -> None:
         try:
@@ -55,7 +32,7 @@ class WeightsAndBiases:
             write_bytes(path, secrets.token_hex(4).encode())
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         own: dict[str, Any] = {"name": run.name, "id": path.read_text(), "dir": run, "config": config, "mode": mode}
-        self._image, self._artifact = wandb.Image, wandb.Artifact
+        self._image = wandb.Image
         self._run = wandb.init(project="sluice", resume="allow", settings=wandb.Settings(quiet=True), **own)
 
     def log(self, numbers: dict[str, float], step: int) -> None:
@@ -65,9 +42,7 @@ class WeightsAndBiases:
         self._run.log({name: self._image(image.numpy())}, step=step)
 
     def finish(self, best: Path) -> None:
-        artifact = self._artifact(f"model-{self._run.id}", type="model")
-        artifact.add_file(str(best))
-        self._run.log_artifact(artifact)
+        self._run.log_artifact(best, name=f"model-{self._run.id}", type="model")
         folder, offline = Path(self._run.dir).parent, self._run.settings.mode == "offline"
         self._run.finish()
         if offline:
@@ -75,14 +50,18 @@ class WeightsAndBiases:
 
 
 class Report:
-    """Everything that a run says: a progress bar and a line an epoch on the terminal, the rest to the trackers."""
+    """What a run says: a progress bar and a line an epoch on the terminal, everything else to its folder and W&B."""
 
     def __init__(self, run: Path, config: dict[str, Any], step: int, world_size: int, wandb: bool) -> None:
-        """Begin, or go on, at optimiser step `step` of a run of `world_size` ranks."""
-        self._world_size = world_size
-        self._trackers: list[RunFolder | WeightsAndBiases] = [RunFolder(run, step)]
-        if wandb:
-            self._trackers.append(WeightsAndBiases(run, config))
+        """Begin, or go on, at optimiser step `step` of a run of `world_size` ranks.
+
+        Lines logged after `step` belong to work that is done again, and are dropped.
+        """
+        self._metrics, self._pictures, self._world_size = run / "metrics.jsonl", run / "pictures", world_size
+        self._pictures.mkdir(parents=True, exist_ok=True)
+        lines = self._metrics.read_text().splitlines(keepends=True) if self._metrics.exists() else []
+        write_bytes(self._metrics, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
+        self._wandb = WeightsAndBiases(run, config) if wandb else None
 
     def progress(self, loader: Loader, done: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, of which `done` have been seen already, under a progress bar."""
@@ -109,10 +88,14 @@ class Report:
         self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy)
 
     def epoch(self, step: int, number: int, metrics: dict[str, float], picture: Tensor, stats: Stats) -> None:
-        """Log the validation after epoch `number`, from 0; print a line with the loader's `stats` over the epoch."""
+        """Log the validation after epoch `number`, from 0; print a line with the loader's `stats` over the epoch.
+
+        picture: uint8 (H, W, 3).
+        """
         self._log(step, "val", metrics | {"epoch": number + 1})
-        for tracker in self._trackers:
-            tracker.picture("val", picture, step)
+        save_image(self._pictures / f"val-{step:07d}.png", Image.fromarray(picture.numpy()))
+        if self._wandb:
+            self._wandb.picture("val", picture, step)
         print(
             f"epoch {number + 1}: mask IoU {metrics['mask_iou']:.4f}, depth RMSE {metrics['depth_rmse']:.4f}, "
             f"{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}"
@@ -120,9 +103,12 @@ class Report:
 
     def finish(self, best: Path) -> None:
         """End the run, whose best checkpoint is `best`."""
-        for tracker in self._trackers:
-            tracker.finish(best)
+        if self._wandb:
+            self._wandb.finish(best)
 
     def _log(self, step: int, kind: str, numbers: dict[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.log({f"{kind}/{name}": number for name, number in numbers.items()}, step)
+        named = {f"{kind}/{name}": number for name, number in numbers.items()}
+        with self._metrics.open("a") as file:
+            file.write(json.dumps({"step": step, **named}) + "\n")
+        if self._wandb:
+            self._wandb.log(named, step)

@@ -31,6 +31,7 @@ from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError, report_errors
+from shards.format.manifest import from_json
 from shards.format.storage import write_bytes
 from tracking import Report
 
@@ -89,13 +90,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration in JSON's types; whether it is resumed is no part of it."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(replace(self, resume=None)), default=str))
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "TrainConfig":
-        loader, unet = LoaderConfig(**plain["loader"]), UNetConfig(**plain["unet"])
-        return cls(**{**plain, "loader": loader, "unet": unet, "out": Path(plain["out"])})
+        return dict(json.loads(json.dumps(asdict(replace(self, resume=None)), default=str)))
 
 
 @dataclass(frozen=True)
@@ -105,10 +100,6 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
-
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
 
 
 @contextmanager
@@ -150,12 +141,13 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     """Return a training before its first step. The same seed gives the same weights on every rank."""
     torch.manual_seed(config.loader.seed)
     loader = Loader(config.loader, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
-    model = make_model(config.architecture, config.unet, ranks.device, loader.dataset)
+    statistics = asdict(loader.dataset.manifest.statistics["fg_bg"])
+    model = make_model(config.architecture, config.unet, ranks.device, **statistics)
     # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = {"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW(list(groups))
+    groups: list[dict[str, Any]] = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     fp16 = autocast_dtype(config.precision, ranks.device) == torch.float16
     return Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
 
@@ -192,7 +184,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     network = training.model if ranks.world_size == 1 else DistributedDataParallel(training.model)
     steps, losses = config.epochs * len(training.loader), list[Tensor]()
-    report = Report(config.out, saved, training.step, ranks.world_size, config.wandb == "auto") if ranks.first else None
+    report = None if ranks.rank else Report(config.out, saved, training.step, ranks.world_size, config.wandb == "auto")
     with training.loader as loader, held_out:
         while training.step < steps:
             network.train()
@@ -229,18 +221,14 @@ def parse_args() -> TrainConfig:
     parser.add_argument("--resume", type=Path)
     run = parser.parse_known_args()[0].resume
     default = _config_of(run) if run else tyro.MISSING_NONPROP
-    return tyro.cli(
-        TrainConfig,
-        description=__doc__,
-        default=default,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    return tyro.cli(TrainConfig, description=__doc__, default=default, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
-        return replace(TrainConfig.from_dict(json.loads(path.read_text())), out=run, resume=run)
+        config: TrainConfig = from_json(TrainConfig, json.loads(path.read_text()))
+        return replace(config, out=run, resume=run)
     except FileNotFoundError:
         raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -251,7 +239,7 @@ def main() -> None:
     config = parse_args()
     logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks:
-        if ranks.first:
+        if ranks.rank == 0:
             logging.getLogger("pipeline").setLevel(logging.INFO)
             if not config.resume and (config.out / "checkpoints" / "last.pt").exists():
                 raise InputError(f"{config.out}: holds a run. Go on with --resume {config.out}, or name another --out.")

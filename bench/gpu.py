@@ -10,12 +10,12 @@ went well, 1 if anything failed, 2 if a package is missing, 3 if there is no GPU
 import argparse
 import ctypes
 import faulthandler
-import importlib
 import json
 import os
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,6 @@ def gpus() -> int:
     except OSError:
         return 0
     return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
-
-
-def missing() -> list[str]:
-    """Return the packages that cannot be imported, each with the reason."""
-    lacking = []
-    for module, package in NEEDED.items():
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError) as error:
-            lacking.append(f"{package} ({error})")
-    return lacking
 
 
 def failures(results: dict[str, Any]) -> list[str]:
@@ -101,7 +90,13 @@ def main() -> int:
     if not dry and not gpus():
         print("No CUDA GPU here: nothing was run. `make gpu DRY=1` walks the same code on the CPU.", file=sys.stderr)
         return 3
-    if lacking := missing():
+    lacking = []
+    for module, package in NEEDED.items():
+        try:
+            import_module(module)
+        except (ImportError, OSError) as error:
+            lacking.append(f"{package} ({error})")
+    if lacking:
         print(f"Cannot run without {', '.join(lacking)}: put them on PYTHONPATH.", file=sys.stderr)
         return 2
     return run(dry)

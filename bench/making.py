@@ -5,27 +5,16 @@ their own, in turns, timed from start to end; the tables replace their section o
 """
 
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
 
-from bench.measure import (
-    RESULTS,
-    Usage,
-    drawn_data,
-    in_turns,
-    machine,
-    run_watched,
-    shards_command,
-    table,
-    write_section,
-)
+from bench import measure
 from shards.errors import report_errors
 from shards.format.images import encode_image
 from shards.machine import cpu_count
@@ -36,6 +25,7 @@ OWN = [sys.executable, "-m", "bench.making"]
 BARE, TAR, FULL, COMPOSE, ENCODE = "decoding alone", "GNU tar", "convert", "compose", "encoding alone"
 CONVERTED, FEW, MANY, SIZES = 32_000, 40_000, 100_000, (160, 64)
 """The samples of 160 px that are converted; those that are composed, and their heights and widths in pixels."""
+Commands = dict[str, list[str]]
 
 
 def decode(folder: str) -> None:
@@ -45,8 +35,7 @@ def decode(folder: str) -> None:
 
 
 def _load(path: str) -> None:
-    with Image.open(path) as image:
-        image.load()
+    Image.open(path).load()
 
 
 def encode(folder: str, size: str, samples: str) -> None:
@@ -64,16 +53,9 @@ def _encode(folder: Path, size: int, samples: int) -> None:
             encode_image(image, "jpg", full_chroma=size < 160)
 
 
-def compose_command(drawn: Path, size: int, samples: int) -> list[str]:
-    """Compose some of the 400,000 samples that 100 figures, mirrored too, make on 100 rooms at 20 places."""
-    sources = {name: drawn / name for name in ("fg", "bg", "depth")}
-    amount = {"places": 20, "mirror": True, "samples": samples, "size": size, "workers": WORKERS}
-    return shards_command("compose", out="OUT/data", **sources, **amount)
-
-
-def convert_commands(folder: Path) -> dict[str, list[str]]:
+def convert_commands(folder: Path) -> Commands:
     """Return the commands that read or pack the files of a folder, by name. OUT stands for an empty folder."""
-    convert = shards_command("convert", folder, "OUT/data", workers=WORKERS)
+    convert = measure.shards_command("convert", folder, "OUT/data", workers=WORKERS)
     return {
         BARE: [*OWN, "decode", str(folder)],
         FULL: convert,
@@ -83,58 +65,51 @@ def convert_commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def run(command: list[str], scratch: Path) -> Usage:
+def compose_commands(drawn: Path, folder: Path, size: int, samples: int) -> Commands:
+    """Return the commands that make as many samples: of the 400,000 that 100 figures, mirrored too, give in 100 rooms
+    at 20 places, or of the files of a folder.
+    """
+    sources = {name: drawn / name for name in ("fg", "bg", "depth")}
+    amount = {"places": 20, "mirror": True, "samples": samples, "size": size, "workers": WORKERS}
+    compose = measure.shards_command("compose", out="OUT/data", **sources, **amount)
+    return {COMPOSE: compose, ENCODE: [*OWN, "encode", str(folder), str(size), str(samples)]}
+
+
+def run(command: list[str]) -> measure.Usage:
     """Run a command once all written before is on the disk; its OUT is deleted afterwards."""
-    (out := scratch / "out").mkdir()
-    os.sync()
-    try:
-        return run_watched([part.replace("OUT", str(out)) for part in command], limit=LIMIT)
-    finally:
-        shutil.rmtree(out)
+    with tempfile.TemporaryDirectory(prefix="sluice-making-") as out:
+        os.sync()
+        return measure.run_watched([part.replace("OUT", out) for part in command], limit=LIMIT)
 
 
-def rates(samples: int, many: Usage, few: Usage | None = None) -> dict[str, float]:
-    """Return the rates of `samples`: those of a command, or those that it makes more than another."""
-    seconds, cpu = (many.seconds - few.seconds, many.cpu - few.cpu) if few else (many.seconds, many.cpu)
-    per_second, per_sample = samples / seconds, cpu / samples * 1e6
-    return {"samples_per_second": per_second, "cpu_us_per_sample": per_sample, "memory_mib": many.memory}
+def rates(samples: int, command: list[str], shorter: list[str] | None) -> dict[str, float]:
+    """Return the rates of the samples that a command makes, or makes more than a shorter one."""
+    few = run(shorter) if shorter else measure.Usage(0, 0, 0, "")
+    many = run(command)
+    per_second, cpu = samples / (many.seconds - few.seconds), (many.cpu - few.cpu) / samples * 1e6
+    return {"samples_per_second": per_second, "cpu_us_per_sample": cpu, "memory_mib": many.memory}
 
 
-def converting(commands: dict[str, list[str]], scratch: Path, samples: int, rounds: int = ROUNDS) -> str:
-    """Return the table of whole commands."""
-
-    def whole(command: list[str]) -> dict[str, float]:
-        return rates(samples, run(command, scratch))
-
-    outcomes = in_turns({name: partial(whole, command) for name, command in commands.items()}, rounds)
-    return table(outcomes, {name: outcomes[name].median() for name in (BARE, TAR)})
-
-
-def composing(drawn: Path, folder: Path, scratch: Path, size: int) -> str:
-    """Return the table of samples FEW to MANY; so starting, and looking at the sources, is left out."""
-
-    def between(command: Callable[[int], list[str]]) -> dict[str, float]:
-        few = run(command(FEW), scratch)
-        return rates(MANY - FEW, run(command(MANY), scratch), few)
-
-    commands: dict[str, Callable[[int], list[str]]] = {COMPOSE: partial(compose_command, drawn, size)}
-    commands[ENCODE] = lambda samples: [*OWN, "encode", str(folder), str(size), str(samples)]
-    outcomes = in_turns({name: partial(between, command) for name, command in commands.items()}, ROUNDS)
-    return table(outcomes, {ENCODE: outcomes[ENCODE].median()})
+def compare(commands: Commands, samples: int, references: Sequence[str], shorter: Commands | None = None) -> str:
+    """Return the table of commands that make as many samples, or so many more than `shorter`: without their start."""
+    measures = {name: partial(rates, samples, one, (shorter or {}).get(name)) for name, one in commands.items()}
+    outcomes = measure.in_turns(measures, ROUNDS)
+    return measure.table(outcomes, {name: outcomes[name].median() for name in references})
 
 
 def main() -> None:
-    parts = [f"## Making shards\n\n`python -m bench.making`, {machine(['pillow'])}. Rounds: {ROUNDS}."]
+    parts = [f"## Making shards\n\n`python -m bench.making`, {measure.machine('pillow')}. Rounds: {ROUNDS}."]
     with tempfile.TemporaryDirectory(prefix="sluice-making-") as name:
-        scratch, folder = Path(name), Path(name) / "folders"
-        data = drawn_data(scratch, figures=100, rooms=100, samples=CONVERTED)
-        run_watched(shards_command("export", data.root, folder), limit=LIMIT)
+        drawn, folder = Path(name) / "drawn", Path(name) / "folders"
+        data = measure.drawn_data(drawn.parent, figures=100, rooms=100, samples=CONVERTED)
+        measure.run_watched(measure.shards_command("export", data.root, folder), limit=LIMIT)
         parts.append(f"Converting {CONVERTED:,} samples of 160 px:")
-        parts.append(converting(convert_commands(folder), scratch, CONVERTED))
+        parts.append(compare(convert_commands(folder), CONVERTED, (BARE, TAR)))
         for size in SIZES:
+            many, few = (compose_commands(drawn, folder, size, samples) for samples in (MANY, FEW))
             parts.append(f"Composing {MANY - FEW:,} samples of {size} px:")
-            parts.append(composing(scratch / "drawn", folder, scratch, size))
-    write_section(RESULTS, "making", "\n\n".join(parts))
+            parts.append(compare(many, MANY - FEW, (ENCODE,), shorter=few))
+    measure.write_section(measure.RESULTS, "making", "\n\n".join(parts))
 
 
 if __name__ == "__main__":

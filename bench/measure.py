@@ -2,21 +2,19 @@
 
 import os
 import platform
-import resource
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from rich.console import Console
 from rich.progress import track
 
 from shards.errors import InputError
@@ -35,14 +33,22 @@ class Usage(NamedTuple):
     printed: str
 
 
-class CommandError(InputError):
-    """A command ended badly; the message is the last line of its standard error."""
-
-
 def endless(epoch: Iterable[Any]) -> Iterator[Any]:
     """Yield the batches of one epoch after the other."""
     while True:
         yield from epoch
+
+
+def count_for(seconds: float, lengths: Iterator[int], least: int = 0) -> tuple[int, list[float]]:
+    """Take batches, of which `lengths` yields the samples, for so many seconds and until there were `least` samples.
+
+    Return how many there were, and the moments at the beginning and after each batch.
+    """
+    samples, moments = 0, [time.perf_counter()]
+    while moments[-1] - moments[0] < seconds or samples < least:
+        samples += next(lengths)
+        moments.append(time.perf_counter())
+    return samples, moments
 
 
 def shards_command(name: str, *positional: object, **options: object) -> list[str]:
@@ -69,11 +75,11 @@ def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) ->
     """Run `command` in a process group of its own, looking at its memory every so many seconds.
 
     One thread for OpenMP: workers and threads are counted, and must not multiply.
-    Raises CommandError if it ends with an error or takes more than `limit` seconds.
+    Raises InputError, with the last line of its standard error, if it ends badly or takes more than `limit` seconds.
     """
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+") as stderr, tempfile.TemporaryFile("w+") as stdout:
-        begin, before, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN), 0.0
+        begin, before, peak = time.perf_counter(), os.times(), 0.0
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=stdout, stderr=stderr, start_new_session=True)
         try:
             while process.poll() is None and time.perf_counter() - begin < limit:
@@ -81,39 +87,28 @@ def run_watched(command: Sequence[str], *, limit: float, every: float = 0.05) ->
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(every)
             seconds, code = time.perf_counter() - begin, process.returncode
-        finally:
-            _end(process)
+        finally:  # workers may outlive it: asked for 2 s, then forced, as Python's resource tracker does not listen
+            with suppress(ProcessLookupError):
+                for attempt in range(200):
+                    process.poll()
+                    os.killpg(process.pid, signal.SIGTERM if attempt < 100 else signal.SIGKILL)
+                    time.sleep(0.02)
         if code is None:
-            raise CommandError(f"had not ended after {limit:.0f} s")
+            raise InputError(f"had not ended after {limit:.0f} s")
         if code:
-            raise CommandError(_last_line(stderr) or f"ended with exit code {code}, and said nothing")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended, and of theirs
-        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+            raise InputError(_last_line(stderr) or f"ended with exit code {code}, and said nothing")
+        cpu = sum(os.times()[2:4]) - sum(before[2:4])  # user and system time of ended children, and of theirs
         return Usage(seconds, cpu, peak, _last_line(stdout))
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and all that it started: its workers may outlive it.
-
-    They are asked for 2 seconds, then forced: Python's resource tracker does not listen, and clears away shared memory
-    when the others are gone.
-    """
-    with suppress(ProcessLookupError):
-        for attempt in range(200):
-            process.poll()
-            os.killpg(process.pid, signal.SIGTERM if attempt < 100 else signal.SIGKILL)
-            time.sleep(0.02)
 
 
 def _last_line(file: IO[str]) -> str:
     file.seek(0)
-    lines = [line.strip() for line in file if line.strip()]
-    return lines[-1] if lines else ""
+    return file.read().rstrip().rpartition("\n")[2].strip()
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of a process and its descendants so far, ended children included."""
-    fields = [field for one in _tree(pid) for field in _read(one, "stat").rpartition(")")[2].split()[11:15]]
+def cpu_seconds() -> float:
+    """Return the user and system time of this process and its descendants so far, ended children included."""
+    fields = [field for stat in _read(os.getpid(), "stat") for field in stat.rpartition(")")[2].split()[11:15]]
     return sum(map(int, fields)) / os.sysconf("SC_CLK_TCK")
 
 
@@ -122,22 +117,18 @@ def memory(pid: int) -> float:
 
     Mapped files are left out: they lie in the page cache, which the system takes back as it likes.
     """
-    lines = [line.split() for one in _tree(pid) for line in _read(one, "smaps_rollup").splitlines()]
+    lines = [line.split() for rollup in _read(pid, "smaps_rollup") for line in rollup.splitlines()]
     return sum(int(words[1]) for words in lines if words[0] in ("Pss_Anon:", "Pss_Shmem:")) / 1024
 
 
-def _tree(pid: int) -> list[int]:
-    """Return the process and its descendants, as far as they still run."""
+def _read(pid: int, name: str) -> Iterator[str]:
+    """Yield this file of /proc of the process and of each of its descendants that still runs."""
+    with suppress(OSError):  # children before their parent: what it shares with one forked meanwhile would count twice
+        threads = Path(f"/proc/{pid}/task").glob("*/children")
+        for child in " ".join(path.read_text() for path in threads).split():
+            yield from _read(int(child), name)
     with suppress(OSError):
-        children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-        return [pid, *(one for some in children for child in some for one in _tree(int(child)))]
-    return [pid]
-
-
-def _read(pid: int, name: str) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/{name}").read_text()
-    return ""
+        yield Path(f"/proc/{pid}/{name}").read_text()
 
 
 @dataclass
@@ -155,7 +146,7 @@ class Outcome:
         return statistics.median(self.values(name) or [0.0])
 
 
-def in_turns(measures: dict[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, Outcome]:
+def in_turns(measures: Mapping[str, Callable[[], dict[str, float]]], rounds: int) -> dict[str, Outcome]:
     """Measure all, round by round, so that other load hits all alike; one that fails is not run again."""
     outcomes = {name: Outcome() for name in measures}
     for name in track([*measures] * rounds, "measuring"):
@@ -194,7 +185,7 @@ def table(outcomes: dict[str, Outcome], references: dict[str, float]) -> str:
     return "\n".join([*("| " + " | ".join(cells) + " |" for cells in rows), *[""] * bool(failed), *failed])
 
 
-def machine(packages: Sequence[str]) -> str:
+def machine(*packages: str) -> str:
     """Return the date, the processor, its cores, the memory, the load, and the versions of Python and some packages."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
@@ -207,7 +198,7 @@ def machine(packages: Sequence[str]) -> str:
 
 def write_section(path: Path, name: str, text: str) -> None:
     """Print `text` and put it between the marks of this name, or at the end where there are none yet."""
-    Console(width=160, highlight=False).print(text, markup=False)
+    print(text)
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, _, rest = (path.read_text() if path.exists() else "# Results\n").partition(begin)
     after = rest.partition(end)[2] or "\n"

@@ -3,22 +3,20 @@
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from bench.loader import loader_rate
-from bench.measure import ROOT, drawn_data, endless
+from bench.measure import ROOT, count_for, drawn_data, endless, machine
 from model.unet import UNetConfig
 from pipeline.cache import Caching
 from pipeline.decode import Decode
@@ -32,26 +30,24 @@ STARTED, LIMIT, LIMIT_OF_TESTS = time.perf_counter(), 420, 240
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The amount of work: as it stands on a GPU, or a little of everything on the CPU."""
+    """The amount of work: as it stands on a GPU, or a little of everything on the CPU.
+
+    decode: the decoder that is tested and measured first. sources: figures, and rooms. whole: samples of the data set
+    that is read from end to end. stored: heights and widths of the stored images, pixels, of one data set each. size:
+    height and width in batches, pixels. width: channels of the DualUNet. seconds: length of each measurement.
+    """
 
     device: str = "cuda"
     decode: Decode = "gpu"
-    """The decoder that is tested and measured first."""
     sources: int = 60
-    """Figures, and rooms."""
     samples: int = 40_000
     whole: int = 400_000
-    """Samples of the data set that is read from end to end."""
     stored: tuple[int, ...] = (160, 64)
-    """Heights and widths of the stored images, pixels, of one data set each."""
     size: int = 64
-    """Height and width of the images in batches, pixels."""
     caches: tuple[Caching, ...] = ("host", "device")
     width: int = 32
-    """Channels of the DualUNet."""
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
     seconds: float = 2.0
-    """Length of each measurement."""
 
 
 FULL = Scale()
@@ -61,7 +57,16 @@ DRY = Scale(device="cpu", decode="cpu", caches=("host",), batch_sizes=(8, 16), s
 
 def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[Result]]]]:
     """Yield names and functions to call, in order; `work` is an empty folder. A result with an `error` is a failure."""
-    rates, sizes, decoders = partial(_rates, scale, work), scale.batch_sizes, dict.fromkeys((scale.decode, "cpu"))
+
+    def rates(stored: Sequence[int], rate: Callable[..., Result], ways: list[Result]) -> list[Result]:
+        """Return the rates of each way to load, on the data set of each size in `stored`."""
+        found = []
+        for pixels, way in itertools.product(stored, ways):
+            config = LoaderConfig(data=_place(work, pixels, scale.samples), size=scale.size, **way)
+            found.append({"stored": pixels, **way, **_attempt(rate, config, torch.device(scale.device), scale.seconds)})
+        return found
+
+    first, sizes, decoders = scale.stored[:1], scale.batch_sizes, dict.fromkeys((scale.decode, "cpu"))
     yield "machine", lambda: [_attempt(_machine)]
     yield "data", lambda: [_attempt(_composed, scale, work, stored, scale.samples) for stored in scale.stored]
     yield "tests", partial(_tests, scale, work)
@@ -69,17 +74,15 @@ def sections(scale: Scale, work: Path) -> Iterator[tuple[str, Callable[[], list[
     special: list[Result] = [{"hw_decoder_load": load} for load in (0.0, 0.5, 0.75, 1.0)]
     special += [{"decode": "portable"}, {"num_threads": 4}]
     ways += [{"decode": scale.decode, "batch_size": sizes[len(sizes) // 2]} | one for one in special]
-    yield "loader", partial(rates, loader_rate, ways, scale.stored)
+    yield "loader", partial(rates, scale.stored, loader_rate, ways)
     ways = [{"decode": scale.decode, "batch_size": size, "cache": cache} for cache in scale.caches for size in sizes]
-    yield "cached", partial(rates, loader_rate, ways)
-    train = partial(_training_rate, scale.width)
+    yield "cached", partial(rates, first, loader_rate, ways)
     ways = [{"decode": "portable", "num_threads": 1, "batch_size": size} for size in sizes]
-    yield "training_step", partial(rates, partial(train, resident=True), ways)
-    fed: list[Result] = [
-        *({"decode": decode} for decode in decoders),
-        {"decode": scale.decode, "cache": scale.caches[-1]},
-    ]
-    yield "training", partial(rates, train, [one | {"batch_size": size} for one in fed for size in sizes])
+    yield "training_step", partial(rates, first, partial(_training_rate, scale.width, True), ways)
+    fed: list[Result] = [{"decode": decode} for decode in decoders]
+    fed.append({"decode": scale.decode, "cache": scale.caches[-1]})
+    ways = [one | {"batch_size": size} for one in fed for size in sizes]
+    yield "training", partial(rates, first, partial(_training_rate, scale.width, False), ways)
     yield "whole", partial(_whole, scale, work)
 
 
@@ -98,9 +101,8 @@ def _machine() -> Result:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     driver = subprocess.run(query, capture_output=True, text=True).stdout.split() if gpus else []
-    versions = {name: import_module(name).__version__ for name in ("torch", "nvidia.dali", "numpy")}
-    about = {"date": time.strftime("%Y-%m-%d %H:%M:%S %z"), "system": platform.platform(), "cores": os.cpu_count()}
-    return about | {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda, "python": sys.version, **versions}
+    about = {"machine": machine("torch", "nvidia-dali-cuda120", "numpy"), "cores": os.cpu_count()}
+    return about | {"gpus": gpus, "driver": driver, "cuda": torch.version.cuda}
 
 
 def _place(work: Path, stored: int, samples: int) -> Path:
@@ -129,20 +131,24 @@ def _tests(scale: Scale, work: Path) -> list[Result]:
     return [*(json.loads(line) for line in (report.read_text().splitlines() if report.exists() else [])), whole]
 
 
-def _rates(
-    scale: Scale, work: Path, rate: Callable[..., Result], ways: list[Result], stored: tuple[int, ...] = ()
-) -> list[Result]:
-    """Return the rates of each way to load, on the data set of each size in `stored`, or of the first."""
-    found = []
-    for pixels, way in itertools.product(stored or scale.stored[:1], ways):
-        config = LoaderConfig(data=_place(work, pixels, scale.samples), size=scale.size, **way)
-        found.append({"stored": pixels, **way, **_attempt(rate, config, torch.device(scale.device), scale.seconds)})
-    return found
+def loader_rate(config: LoaderConfig, device: torch.device, seconds: float) -> Result:
+    """Return the samples a second that the loader hands over while nobody trains, and the seconds to its first batch.
+
+    Also the 99th percentile of the seconds between batches, because a loader that is fast on average may still stall.
+    A cache is filled before.
+    """
+    begin = time.perf_counter()
+    with Loader(config, device=device) as loader:
+        lengths = (len(batch.index) for batch in endless(loader))
+        next(lengths)
+        first = time.perf_counter() - begin
+        count_for(seconds / 3, lengths, least=len(loader) * config.batch_size if config.cache != "none" else 0)
+        samples, moments = count_for(seconds, lengths)
+    rate, between = samples / (moments[-1] - moments[0]), float(np.percentile(np.diff(moments), 99))
+    return {"samples_per_second": rate, "p99_seconds": between, "first_batch_seconds": first}
 
 
-def _training_rate(
-    width: int, reading: LoaderConfig, device: torch.device, seconds: float, resident: bool = False
-) -> Result:
+def _training_rate(width: int, resident: bool, reading: LoaderConfig, device: torch.device, seconds: float) -> Result:
     """Return the samples a second of training, and the share of the time in which it waited for data.
 
     resident: train on one batch that lies on the device, again and again: the rate of training alone.
@@ -150,21 +156,20 @@ def _training_rate(
     config = TrainConfig(loader=reading, unet=UNetConfig(width=width), wandb="off")
     training = start(config, Ranks(0, 1, device))
     with training.loader as loader:
-        batches = endless(loader)
-        batches = itertools.repeat(next(batches)) if resident else batches
 
-        def train_for(seconds: float) -> Result:
-            begin, before, samples = time.perf_counter(), loader.stats.waited, 0
-            while time.perf_counter() - begin < seconds:
-                optimise(training, training.model, batch := next(batches), config)
-                samples += len(batch.index)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            spent, waited = time.perf_counter() - begin, loader.stats.waited - before
-            return {"samples_per_second": samples / spent, "waiting_share": waited / spent}
+        def steps() -> Iterator[int]:
+            batches = endless(loader)
+            for batch in itertools.repeat(next(batches)) if resident else batches:
+                optimise(training, training.model, batch, config)
+                yield len(batch.index)
 
-        train_for(seconds / 2)
-        return train_for(seconds)
+        lengths = steps()
+        for duration in (seconds / 2, seconds):  # the first is to warm up
+            before = loader.stats.waited
+            samples, moments = count_for(duration, lengths)
+            torch.get_device_module(device).synchronize()
+            spent, waited = time.perf_counter() - moments[0], loader.stats.waited - before
+        return {"samples_per_second": samples / spent, "waiting_share": waited / spent}
 
 
 def _whole(scale: Scale, work: Path) -> list[Result]:
@@ -176,7 +181,7 @@ def _whole(scale: Scale, work: Path) -> list[Result]:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     config = LoaderConfig(data=place, size=scale.size, batch_size=scale.batch_sizes[-1], cache=scale.caches[-1])
-    epochs: list[Result] = []
+    rows = [made]
 
     def read_twice() -> Result:
         with Loader(config, device=scale.device) as loader:
@@ -184,12 +189,10 @@ def _whole(scale: Scale, work: Path) -> list[Result]:
                 before = loader.stats
                 for _ in loader:
                     pass
-                if loader.device.type == "cuda":
-                    torch.cuda.synchronize()
+                torch.get_device_module(loader.device).synchronize()
                 stats = loader.stats.since(before)
                 rate = {"samples_per_second": stats.samples_per_second, "busy": stats.busy, "said": str(stats)}
-                epochs.append({"epoch": name, "decode": loader.decode, "seconds": stats.seconds, **rate})
+                rows.append({"epoch": name, "decode": loader.decode, "seconds": stats.seconds, **rate})
         return {}
 
-    failed = _attempt(read_twice)
-    return [made, *epochs, *([failed] if failed else [])]
+    return [*rows, failed] if (failed := _attempt(read_twice)) else rows

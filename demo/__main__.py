@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import torch
 from matplotlib.figure import Figure
@@ -35,9 +36,8 @@ console = Console(highlight=False, soft_wrap=True)
 def run(command: str) -> None:
     """Print a command and run it; end the demo with its exit code if it fails."""
     console.print(f"\n[bold]$ python {command}[/]")
-    finished = subprocess.run([sys.executable, *shlex.split(command)])
-    if finished.returncode:
-        sys.exit(finished.returncode)
+    if code := subprocess.run([sys.executable, *shlex.split(command)]).returncode:
+        sys.exit(code)
 
 
 def zip_folders() -> None:
@@ -70,28 +70,22 @@ def draw_predictions(samples: int = 4) -> None:
     figure.savefig(PICTURE, dpi=100)
 
 
-def loader_rate() -> float:
-    """Return the samples a second that the loader hands over while nobody trains."""
-    with Loader(LoaderConfig(data=SHARDS)) as loader:
-        before = loader.stats
-        for _ in (batch for _ in range(5) for batch in loader):
-            pass
-        return loader.stats.since(before).samples_per_second
-
-
 def summary() -> Table:
     """Return the table of the demo's figures."""
     metrics = json.loads((RUN / "evaluation-val.json").read_text())
     logged = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in logged if "train/loss" in line]
-    rate, waiting = (
-        sum(line[f"train/{name}"] for line in training) / len(training)
-        for name in ("samples_per_second", "waiting_share")
-    )
+    names = "train/samples_per_second", "train/waiting_share"
+    rate, waiting = (mean(line[name] for line in training) for name in names)
+    with Loader(LoaderConfig(data=SHARDS)) as loader:  # while nobody trains
+        before = loader.stats
+        for _ in (batch for _ in range(5) for batch in loader):
+            pass
+        alone = loader.stats.since(before)
     table = Table("demo", "", title="the outcome")
     table.add_row("mask IoU (validation)", f"{metrics['mask_iou']:.3f}")
     table.add_row("depth RMSE (validation)", f"{metrics['depth_rmse']:.4f} of 10 m")
-    table.add_row("loader alone", f"{loader_rate():,.0f} samples/s")
+    table.add_row("loader alone", f"{alone.samples_per_second:,.0f} samples/s")
     table.add_row("training", f"{rate:,.0f} samples/s")
     table.add_row("training waited for data", f"{waiting:.1%} of the time")
     return table

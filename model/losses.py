@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -74,21 +75,12 @@ MASK_LOSSES: Mapping[str, Loss] = {
 }
 
 
-def mask_loss(spec: str) -> Loss:
-    """Return the sum of l1, smooth_l1, ssim, dice and bce that `spec` names, such as "bce+dice" or "0.5*l1+0.5*ssim".
+def _weighted_sum(losses: Mapping[str, Loss], spec: str) -> Loss:
+    """Return the sum of `losses` that `spec` names, such as "bce+dice" or "0.5*l1+0.5*ssim".
 
     Its targets are uint8 or uint16. Raises ValueError unless `spec` is a sum of these, each with or without a weight
     above 0.
     """
-    return _weighted_sum(spec, MASK_LOSSES)
-
-
-def depth_loss(spec: str) -> Loss:
-    """Return the sum of l1, smooth_l1 and ssim that `spec` names, as `mask_loss` does."""
-    return _weighted_sum(spec, DEPTH_LOSSES)
-
-
-def _weighted_sum(spec: str, losses: Mapping[str, Loss]) -> Loss:
     terms = []
     for term in spec.split("+"):
         found = _TERM.fullmatch(term)
@@ -105,3 +97,7 @@ def _weighted_sum(spec: str, losses: Mapping[str, Loss]) -> Loss:
         return torch.stack([weight * loss(prediction, wanted) for weight, loss in terms]).sum()
 
     return total
+
+
+mask_loss, depth_loss = partial(_weighted_sum, MASK_LOSSES), partial(_weighted_sum, DEPTH_LOSSES)
+"""Functions of a text such as "0.5*l1+0.5*ssim" to the loss that it names."""

@@ -15,17 +15,7 @@ def five_rows(fg_bg: Tensor, mask: Tensor, depth: Tensor, prediction: Prediction
     """
     depth = depth.float() * (255 / torch.iinfo(depth.dtype).max)
     farthest = depth.amax((1, 2, 3), keepdim=True).clamp_min(1)
-    rows = (
-        fg_bg,
-        mask,
-        depth / farthest * 255,
-        prediction.coverage.detach() * 255,
-        prediction.depth.detach() * 255 * (255 / farthest),
-    )
-    return torch.cat([_row(row[:columns]) for row in rows]).cpu()
-
-
-def _row(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) of 0..255 side by side, uint8 (H, N W, 3)."""
-    coloured = images.float().round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1)
-    return coloured.permute(2, 0, 3, 1).reshape(images.shape[2], -1, 3)
+    predicted = prediction.coverage * 255, prediction.depth * 255 * (255 / farthest)
+    rows = fg_bg, mask, depth / farthest * 255, *predicted
+    pixels = torch.stack([row[:columns].float().round().clamp(0, 255).expand(-1, 3, -1, -1) for row in rows])
+    return pixels.to(torch.uint8).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).cpu()

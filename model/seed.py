@@ -1,17 +1,17 @@
 """SeedNet: the network of 2020, kept as the baseline to measure against."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import starmap
 
 import torch
 from torch import Tensor, nn
 
-from model.unet import MEAN, STD, Normalize, Prediction
+from model.unet import MEAN, STD, Normalize, Prediction, conv
 
 
-def conv(inputs: int, outputs: int, *, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+def _conv(inputs: int, outputs: int, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(*conv(inputs, outputs, groups=groups), nn.ReLU())
 
 
 class SeedNet(nn.Module):
@@ -23,22 +23,13 @@ class SeedNet(nn.Module):
     def __init__(self, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
         self.normalize = Normalize(mean, std)
-        self.shared = conv(3, 32)
-        self.trunk = nn.Sequential(conv(64, 64, groups=64), conv(64, 128))
-        self.mask_head = nn.Sequential(
-            conv(128, 128, groups=128), conv(128, 256), nn.Conv2d(256, 1, 3, padding=1, bias=False)
-        )
-        self.depth_head = nn.Sequential(
-            conv(128, 128, groups=128),
-            conv(128, 128, groups=128),
-            conv(128, 256),
-            conv(256, 256, groups=256),
-            conv(256, 512),
-            conv(512, 256),
-            conv(256, 256),
-            conv(256, 128, groups=128),
-            nn.Conv2d(128, 1, 3, padding=1, bias=False),
-        )
+        self.shared = _conv(3, 32)
+        self.trunk = nn.Sequential(_conv(64, 64, 64), _conv(64, 128))
+        last = partial(nn.Conv2d, out_channels=1, kernel_size=3, padding=1, bias=False)
+        self.mask_head = nn.Sequential(_conv(128, 128, 128), _conv(128, 256), last(256))
+        layers = [(128, 128, 128), (128, 128, 128), (128, 256, 1), (256, 256, 256), (256, 512, 1), (512, 256, 1)]
+        layers += [(256, 256, 1), (256, 128, 128)]
+        self.depth_head = nn.Sequential(*starmap(_conv, layers), last(128))
 
     def forward(self, fg_bg: Tensor, bg: Tensor) -> Prediction:
         """Return coverage and depth, (N, 1, H, W), neither held to 0..1, of images uint8 (N, 3, H, W)."""

@@ -66,12 +66,11 @@ class Normalize(nn.Module):
         return (image / 255 - self.mean[:, None, None]) / self.std[:, None, None]
 
 
-def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1) -> nn.Sequential:
+def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Return a convolution and batch norm, which halve the resolution where size and stride are 2."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, size, stride=stride, padding=(size - stride + 1) // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    )
+    padding = (size - stride + 1) // 2
+    kernels = nn.Conv2d(inputs, outputs, size, stride=stride, padding=padding, groups=groups, bias=False)
+    return nn.Sequential(kernels, nn.BatchNorm2d(outputs))
 
 
 class Residual(nn.Module):
@@ -108,11 +107,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        features = []
-        for level in self.levels:
-            x = level(x)
-            features.append(x)
-        return features
+        return list(itertools.accumulate(self.levels, lambda finer, level: level(finer), initial=x))[1:]
 
 
 class Decoder(nn.Module):
@@ -163,14 +158,11 @@ class DualUNet(nn.Module):
 
     def forward(self, fg_bg: Tensor, bg: Tensor) -> Prediction:
         """Return mask logits and depth, (N, 1, H, W), of images uint8 (N, 3, H, W)."""
+        seen, empty = self.normalize(fg_bg), self.normalize(bg)
         height, width = fg_bg.shape[-2:]
-        pair = self._pair(fg_bg, bg)
+        multiple = 2**self.config.levels  # whole pixels of the coarsest level
+        pair = torch.cat([seen, empty, (seen - empty).abs()], 1)
+        pair = F.pad(pair, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         shared = self.decoder(self.encoder(pair))
         mask, depth = (head(shared, pair)[..., :height, :width].float() for head in (self.mask_head, self.depth_head))
         return Prediction(mask=mask, depth=depth.sigmoid())
-
-    def _pair(self, fg_bg: Tensor, bg: Tensor) -> Tensor:
-        """Return both images and how far they differ, (N, 9, H', W'), padded to whole pixels of the coarsest level."""
-        seen, empty = self.normalize(fg_bg), self.normalize(bg)
-        bottom, right = (-size % 2**self.config.levels for size in fg_bg.shape[-2:])
-        return F.pad(torch.cat([seen, empty, (seen - empty).abs()], 1), (0, right, 0, bottom), mode="replicate")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Batch
-from pipeline.cache import Bank, Cache
+from pipeline.cache import Cache, gathered, make_bank
 from pipeline.config import LoaderConfig
-from pipeline.decode import Decode, ImageDecoder, make_decoder, resize
+from pipeline.decode import ImageDecoder, make_decoder, resize
 from pipeline.order import Indices, Order
 from pipeline.reader import Encoded, Reader
 from pipeline.stats import Stopwatch
@@ -30,31 +30,32 @@ _CHUNK = 64
 
 
 class BatchMaker:
-    """Makes the batch of any step, in any order, on as many threads at once as it has decoders."""
+    """Makes the batch of any step, in any order, on `config.num_threads` threads at once.
+
+    The loader has chosen before: `num_threads` is not 0, and `decode` is not auto.
+    """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        reader: Reader,
-        order: Order,
-        config: LoaderConfig,
-        *,
-        decode: Decode,
-        decoders: int,
-        device: torch.device,
+        self, dataset: Dataset, reader: Reader, order: Order, config: LoaderConfig, device: torch.device
     ) -> None:
         self._dataset, self._reader, self._order, self._config, self._device = dataset, reader, order, config, device
-        self._decode, self._rows, self.watch = decode, dataset.split(config.split), Stopwatch()
+        self._rows, self.watch, self.bad = dataset.split(config.split), Stopwatch(), set[int]()
         self._size = (config.size, config.size) if config.size else dataset.manifest.image_size
-        self.bad: set[int] = set()
-        components = dataset.manifest.components
+        components, self._banks = dataset.manifest.components, dict[str, Tensor]()
         self._deep = {name for name, component in components.items() if component.bits == 16}
         self._inverted = {"depth"} if dataset.manifest.depth.near_is_bright else set()
-        self._banks = {name: self._bank(name) for name in self._shared_within(config.bank_mib << 20)}
+        room = config.bank_mib << 20
+        for name, component in components.items():
+            room -= component.shared * component.channels * math.prod(self._size)
+            if component.shared and room >= 0:
+                self._banks[name] = self._bank(name, component)
         self._components = {name: component for name, component in components.items() if name not in self._banks}
         self._decoders: queue.SimpleQueue[tuple[ImageDecoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
-        for _ in range(decoders):
-            self._decoders.put((self._make_decoder(self._components, order.largest), _stream(device)))
+        for _ in range(config.num_threads):
+            stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+            if stream:  # which begins when what was begun before, such as banks, is done
+                stream.wait_stream(torch.cuda.current_stream(device))
+            self._decoders.put((self._make_decoder(self._components, order.largest), stream))
         self._cache = self._make_cache() if config.cache != "none" else None
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
@@ -76,7 +77,7 @@ class BatchMaker:
         images, rows = self._images(decoder, indices), self._rows[indices].astype(np.int64)
         with self.watch.timed("gather"):
             for name, bank in self._banks.items():
-                images[name] = bank.gather(self._dataset.shared_number(name, rows))
+                images[name] = gathered(bank, self._dataset.shared_number(name, rows), bank.device)
         images |= {name: _as_values(images[name]) for name in self._deep}
         return Batch(**images, index=torch.from_numpy(rows))
 
@@ -147,27 +148,17 @@ class BatchMaker:
         shard = self._dataset.tars[int(self._dataset.shard_of(np.array([row]))[0])].name
         return f"{self._dataset.key(row)} in {shard}"
 
-    def _shared_within(self, limit: int) -> list[str]:
-        """Return the shared components whose distinct images, together, take no more than `limit` bytes."""
-        fitting = []
-        for name, component in self._dataset.manifest.components.items():
-            limit -= component.shared * component.channels * math.prod(self._size)
-            if component.shared and limit >= 0:
-                fitting.append(name)
-        return fitting
-
-    def _bank(self, name: str) -> Bank:
-        component = self._dataset.manifest.components[name]
+    def _bank(self, name: str, component: StoredComponent) -> Tensor:
         decoder = self._make_decoder({name: component}, _CHUNK)
         encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})[name]
-        bank = Bank(encoded, lambda images: self._finished(decoder, {name: images})[name], _CHUNK)
-        if bank.bad:
-            have_it = np.isin(self._dataset.shared_number(name, self._rows), list(bank.bad))
+        images, bad = make_bank(encoded, lambda images: self._finished(decoder, {name: images})[name], _CHUNK)
+        if bad:
+            have_it = np.isin(self._dataset.shared_number(name, self._rows), bad)
             self._remember(set(np.flatnonzero(have_it).tolist()))
-        return bank
+        return images
 
     def _make_decoder(self, components: Mapping[str, StoredComponent], batch_size: int) -> ImageDecoder:
-        return make_decoder(self._decode, components, batch_size, self._device, self._config.hw_decoder_load)
+        return make_decoder(self._config.decode, components, batch_size, self._device, self._config.hw_decoder_load)
 
     def _make_cache(self) -> Cache:
         config, data = self._config, self._dataset.manifest.made_from
@@ -178,7 +169,7 @@ class BatchMaker:
             len(self._rows),
             config.cache_mib << 20,
             self._device if config.cache == "device" else torch.device("cpu"),
-            f"{data} {config.split} {self._size} {self._decode} {list(self._components)} {config.cache_mib}",
+            f"{data} {config.split} {self._size} {config.decode} {list(self._components)} {config.cache_mib}",
         )
 
     @contextmanager
@@ -196,15 +187,6 @@ class BatchMaker:
                     stream.synchronize()
         finally:
             self._decoders.put((decoder, stream))
-
-
-def _stream(device: torch.device) -> torch.cuda.Stream | None:
-    """Make a stream for one thread's work on CUDA, which begins when what was begun before, such as banks, is done."""
-    if device.type != "cuda":
-        return None
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # stub lacks it
-    stream.wait_stream(torch.cuda.current_stream(device))
-    return stream
 
 
 def _as_bytes(images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.memory import NoRoom, on_gpu, private, shared
+from pipeline.memory import on_gpu, private, shared
 from pipeline.order import Indices
 from pipeline.reader import Encoded
 from pipeline.stats import Stopwatch
@@ -20,8 +19,6 @@ from shards.errors import InputError
 log = logging.getLogger(__name__)
 
 Caching = Literal["none", "host", "device"]
-Shape = tuple[int, int, int]
-"""height, width and channels of an image"""
 
 
 class Cache:
@@ -31,8 +28,10 @@ class Cache:
     Linux). On a GPU each has its own.
     """
 
-    def __init__(self, shapes: dict[str, Shape], samples: int, limit: int, device: torch.device, purpose: str) -> None:
-        """`limit`: bytes it may take; 0 for all that the split needs. `purpose`: names it among the run's memory.
+    def __init__(
+        self, shapes: dict[str, tuple[int, int, int]], samples: int, limit: int, device: torch.device, purpose: str
+    ) -> None:
+        """`shapes`: (H, W, C). `limit`: bytes it may take, 0 for all that the split needs. `purpose`: see `shared`.
 
         Raises InputError if there is not so much memory.
         """
@@ -42,13 +41,18 @@ class Cache:
             raise InputError(f"the cache may take {limit:,} bytes, but one sample takes {one:,}. Raise --cache-mib.")
         needed = f"{self.capacity * one / (1 << 20):,.0f} MiB on {device} for {self.capacity:,} of {samples:,} samples"
         log.info("the cache takes %s", needed)
+        sizes = [self.capacity * math.prod(shape) for shape in shapes.values()]
         try:
-            self._filled, self._images = _taken(shapes, self.capacity, device, purpose)
-        except NoRoom as lack:
-            raise InputError(
-                f"the cache needs {needed}, but {lack}. Keep a part of them with --cache-mib, or use a smaller --size, "
-                "or --cache none."
-            ) from None
+            if device.type == "cuda":
+                self._filled, images = private(self.capacity), on_gpu(sum(sizes), device)
+            else:
+                memory = shared(self.capacity + sum(sizes), purpose)
+                self._filled, images = memory[: self.capacity], torch.from_numpy(memory[self.capacity :])
+        except MemoryError as lack:
+            advice = "Keep a part of them with --cache-mib, or use a smaller --size, or --cache none."
+            raise InputError(f"the cache needs {needed}, but {lack}. {advice}") from None
+        parts = zip(shapes.items(), torch.split(images, sizes), strict=True)
+        self._images = {name: part.view(self.capacity, *shape) for (name, shape), part in parts}
 
     def get_or_decode(
         self, indices: Indices, decode: Callable[[Indices], dict[str, Tensor]], device: torch.device, watch: Stopwatch
@@ -62,7 +66,13 @@ class Cache:
         fresh = decode(indices[~kept])
         with watch.timed("gather"):
             self._keep(indices[~kept], fresh)
-            return {name: self._merged(name, indices, kept, images) for name, images in fresh.items()}
+            if not kept.any():
+                return fresh
+            order = np.argsort(np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)]))
+            for name, images in fresh.items():
+                both = torch.cat([gathered(self._images[name], indices[kept], images.device), images])
+                fresh[name] = gathered(both.permute(0, 2, 3, 1), order, images.device)
+            return fresh
 
     def _keep(self, indices: Indices, images: dict[str, Tensor]) -> None:
         inside = np.flatnonzero(indices < self.capacity)
@@ -73,47 +83,19 @@ class Cache:
                 torch.cuda.current_stream(kept.device).synchronize()
         self._filled[indices[inside]] = 1
 
-    def _merged(self, name: str, indices: Indices, kept: NDArray[np.bool_], fresh: Tensor) -> Tensor:
-        if not kept.any():
-            return fresh
-        order = np.argsort(np.concatenate([np.flatnonzero(kept), np.flatnonzero(~kept)]))
-        both = torch.cat([gathered(self._images[name], indices[kept], fresh.device), fresh])
-        return gathered(both.permute(0, 2, 3, 1), order, fresh.device)
 
+def make_bank(encoded: Encoded, decode: Callable[[Encoded], Tensor], chunk: int) -> tuple[Tensor, list[int]]:
+    """Return the distinct images of a shared component, uint8 (K, H, W, C), and the numbers of those not decodable.
 
-def _taken(
-    shapes: dict[str, Shape], capacity: int, device: torch.device, purpose: str
-) -> tuple[NDArray[np.uint8], dict[str, Tensor]]:
-    """Return which samples are filled, uint8 (capacity,), and room for their images."""
-    sizes = [capacity * math.prod(shape) for shape in shapes.values()]
-    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device.type == "cuda":
-        filled, images = private(capacity), on_gpu(sum(sizes), device)
-    else:
-        size = capacity + sum(sizes)
-        memory = shared(size, purpose, sharers) if sharers > 1 and hasattr(os, "memfd_create") else private(size)
-        filled, images = memory[:capacity], torch.from_numpy(memory[capacity:])
-    parts = zip(shapes.items(), torch.split(images, sizes), strict=True)
-    return filled, {name: part.view(capacity, *shape) for (name, shape), part in parts}
-
-
-class Bank:
-    """The distinct images of one shared component: uint8 (K, C, H, W) on the device. `bad` are those not decodable."""
-
-    def __init__(self, encoded: Encoded, decode: Callable[[Encoded], Tensor], chunk: int) -> None:
-        """`decode` turns up to `chunk` images into uint8 (N, C, H, W); it raises ValueError if one does not decode."""
-        parts = [_decoded(encoded[i : i + chunk], decode) for i in range(0, len(encoded), chunk)]
-        flat = [image for part in parts for image in part]
-        good = next((image for image in flat if image is not None), None)
-        if good is None:
-            raise InputError(f"none of {len(flat)} shared images decodes. Check with `python -m shards verify`.")
-        self.bad = frozenset(i for i, image in enumerate(flat) if image is None)
-        images = torch.stack([good if image is None else image for image in flat])
-        self._images = images.permute(0, 2, 3, 1).contiguous()
-
-    def gather(self, numbers: NDArray[np.int64]) -> Tensor:
-        """Return the images of these numbers (N,), uint8 (N, C, H, W)."""
-        return gathered(self._images, numbers, self._images.device)
+    `decode` turns up to `chunk` images into uint8 (N, C, H, W); it raises ValueError if one does not decode.
+    """
+    parts = [_decoded(encoded[i : i + chunk], decode) for i in range(0, len(encoded), chunk)]
+    flat = [image for part in parts for image in part]
+    good = next((image for image in flat if image is not None), None)
+    if good is None:
+        raise InputError(f"none of {len(flat)} shared images decodes. Check with `python -m shards verify`.")
+    images = torch.stack([good if image is None else image for image in flat])
+    return images.permute(0, 2, 3, 1).contiguous(), [i for i, image in enumerate(flat) if image is None]
 
 
 def _decoded(encoded: Encoded, decode: Callable[[Encoded], Tensor]) -> list[Tensor | None]:

@@ -1,28 +1,17 @@
 """Encoded bytes to tensors of integers by DALI, on the GPU or on the CPU; and the resize that follows."""
 
-from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from pipeline.portable import PortableDecoder
+from pipeline.portable import Components, PortableDecoder
 from pipeline.reader import Encoded
 from shards.errors import InputError
-from shards.format.manifest import StoredComponent
 
 Decode = Literal["auto", "gpu", "cpu", "portable"]
-
-
-class ImageDecoder(Protocol):
-    """Decodes batches of images, for one thread."""
-
-    def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """Return images by component, (N, H, W, C), uint8, or uint16 where they have 16 bits a value.
-
-        Raises ValueError if one does not decode, or sizes differ.
-        """
 
 
 def candidates(decode: Decode, device: torch.device) -> list[Decode]:
@@ -40,22 +29,6 @@ def candidates(decode: Decode, device: torch.device) -> list[Decode]:
     return [decode]
 
 
-def make_decoder(
-    decode: Decode,
-    components: Mapping[str, StoredComponent],
-    batch_size: int,
-    device: torch.device,
-    hw_decoder_load: float,
-) -> ImageDecoder:
-    """Make a decoder of up to `batch_size` images of each of `components`.
-
-    hw_decoder_load: the share of JPEGs that goes to the GPU's JPEG engine, where it has one.
-    """
-    if decode == "portable":
-        return PortableDecoder(components)
-    return DaliDecoder(components, batch_size, device if decode == "gpu" else None, hw_decoder_load)
-
-
 class DaliDecoder:
     """Decodes with DALI: on the host, or where `device` is given on that GPU, from where nothing comes back.
 
@@ -64,11 +37,7 @@ class DaliDecoder:
     """
 
     def __init__(
-        self,
-        components: Mapping[str, StoredComponent],
-        batch_size: int,
-        device: torch.device | None,
-        hw_decoder_load: float,
+        self, components: Components, batch_size: int, device: torch.device | None, hw_decoder_load: float
     ) -> None:
         from nvidia.dali import Pipeline, fn, types
         from nvidia.dali.tensors import TensorCPU, TensorListCPU
@@ -79,28 +48,26 @@ class DaliDecoder:
         where = {"device": "cpu"} if device is None else {"device": "mixed", "hw_decoder_load": hw_decoder_load}
         self._pipeline = Pipeline(batch_size=batch_size, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
         with self._pipeline:
-            self._pipeline.set_outputs(
-                *(
-                    fn.decoders.image(
-                        fn.external_source(name=name, no_copy=True),
-                        output_type=types.RGB if component.channels == 3 else types.GRAY,
-                        dtype=types.UINT16 if component.bits == 16 else types.UINT8,
-                        **where,
-                    )
-                    for name, component in components.items()
-                )
-            )
+            outputs = []
+            for name, component in components.items():
+                source = fn.external_source(name=name, no_copy=True)
+                output_type = types.RGB if component.channels == 3 else types.GRAY
+                dtype = types.UINT16 if component.bits == 16 else types.UINT8
+                outputs.append(fn.decoders.image(source, output_type=output_type, dtype=dtype, **where))
+            self._pipeline.set_outputs(*outputs)
         self._pipeline.build()
 
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """See ImageDecoder. After an error it works again: DALI loses the batch, not the pipeline."""
+        """See PortableDecoder. After an error it works again: DALI loses the batch, not the pipeline."""
         try:
             # Given arrays instead, DALI looks at each one in Python, with the interpreter locked.
             lists = {name: self._list([self._tensor(image) for image in images]) for name, images in encoded.items()}
             decoded = self._pipeline.run(**lists)
         except RuntimeError as error:
             raise ValueError(f"an image does not decode: {error}") from error
-        tensors = {name: _as_tensor(images) for name, images in zip(self._names, decoded, strict=True)}
+        if not all(images.is_dense_tensor() for images in decoded):
+            raise ValueError("the images of a batch are not all of one size")
+        tensors = {name: from_dlpack(one.as_tensor()) for name, one in zip(self._names, decoded, strict=True)}
         if self._device is None:
             return tensors
         # Finished copies: DALI uses the GPU memory of its outputs again once they go, whoever still reads it.
@@ -109,10 +76,19 @@ class DaliDecoder:
         return copies
 
 
-def _as_tensor(images: Any) -> Tensor:
-    if not images.is_dense_tensor():
-        raise ValueError("the images of a batch are not all of one size")
-    return torch.utils.dlpack.from_dlpack(images.as_tensor())
+ImageDecoder = PortableDecoder | DaliDecoder
+
+
+def make_decoder(
+    decode: Decode, components: Components, batch_size: int, device: torch.device, hw_decoder_load: float
+) -> ImageDecoder:
+    """Make a decoder, for one thread, of up to `batch_size` images of each of `components`.
+
+    hw_decoder_load: the share of JPEGs that goes to the GPU's JPEG engine, where it has one.
+    """
+    if decode == "portable":
+        return PortableDecoder(components)
+    return DaliDecoder(components, batch_size, device if decode == "gpu" else None, hw_decoder_load)
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
@@ -120,7 +96,6 @@ def resize(images: Tensor, size: int | None) -> Tensor:
 
     Bilinear with antialiasing. uint8 on the host in uint8, on CUDA in float, rounded: at most 1 apart. uint16 in float.
     """
-    channels = images.shape[3]
     if size is None or images.shape[1:3] == (size, size):
         return images.permute(0, 3, 1, 2)
     if images.dtype == torch.uint16:
@@ -130,7 +105,7 @@ def resize(images: Tensor, size: int | None) -> Tensor:
         scaled = _scaled(images.half(), size, size)
         return scaled.round_().clamp_(0, 255).to(torch.uint8).permute(0, 3, 1, 2)
     rows = _scaled_rows(images, size)
-    if channels > 1 or size % 4:
+    if images.shape[3] > 1 or size % 4:
         return _scaled(rows, size, size).permute(0, 3, 1, 2)
     columns = _scaled_rows(rows.transpose(1, 2), size)
     return columns.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)

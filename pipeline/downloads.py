@@ -11,11 +11,11 @@ import hashlib
 import math
 import os
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Condition, Event, Thread
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset, download_index
@@ -41,16 +41,20 @@ class Downloads:
 
         limit: bytes that the tars in `folder`, of all data sets there together, may occupy.
         """
-        self._closed = threading.Event()
-        self._remote = RemoteFolder(url.rstrip("/"))
-        self._store = Store(folder, limit)
-        self.dataset = self._opened(folder)
-        self._wanted: list[int] = []
-        self._queue: deque[int] = deque()
-        self._under_way: set[int] = set()
-        self._failed: dict[int, str] = {}
-        self._changed = threading.Condition()
-        self._threads: list[threading.Thread] = []
+        self._remote, self._store = RemoteFolder(url.rstrip("/")), Store(folder, limit)
+        self._closed, self._changed, self._threads = Event(), Condition(), list[Thread]()
+        self._wanted, self._queue = list[int](), deque[int]()
+        self._under_way, self._failed = set[int](), dict[int, str]()
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "manifest.json"
+            self._remote.download(path.name, path, stopped=self._closed)
+            manifest = path.read_bytes()
+        # A folder of its own: a changed data set is another one.
+        root = folder / hashlib.sha256(f"{self._remote}\n".encode() + manifest).hexdigest()[:16]
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / "lock"):
+            download_index(self._remote, manifest, root, self._closed)
+        self.dataset = Dataset.open(root)
 
     def open(self, number: int) -> int:
         """Return a read-only descriptor, for the caller to close, of the tar of this number, whole and checked.
@@ -71,12 +75,15 @@ class Downloads:
         wanted = list(dict.fromkeys(numbers))
         self._refuse_too_much(wanted)
         with self._changed:
-            self._wanted = wanted
-            absent = [number for number in reversed(wanted) if not self._touched(number)]
-            self._queue = deque(n for n in reversed(absent) if n not in self._under_way and n not in self._failed)
+            self._wanted, self._queue = wanted, deque()
+            for number in reversed(wanted):
+                try:  # what is there counts as used now: other processes are to take older ones first
+                    os.utime(self.dataset.tar_path(number))
+                except FileNotFoundError:
+                    if number not in self._under_way and number not in self._failed:
+                        self._queue.appendleft(number)
             if not self._threads and not self._closed.is_set():
-                names = [f"download-{number}" for number in range(THREADS)]
-                self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
+                self._threads = [Thread(target=self._work, name=f"download-{n}", daemon=True) for n in range(THREADS)]
                 for thread in self._threads:
                     thread.start()
             self._changed.notify_all()
@@ -98,18 +105,6 @@ class Downloads:
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def _opened(self, folder: Path) -> Dataset:
-        """Download manifest and index into a folder of their own: a changed data set is another one."""
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "manifest.json"
-            self._remote.download(path.name, path, stopped=self._closed)
-            manifest = path.read_bytes()
-        root = folder / hashlib.sha256(f"{self._remote}\n".encode() + manifest).hexdigest()[:16]
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(root / "lock"):
-            download_index(self._remote, manifest, root, self._closed)
-        return Dataset.open(root)
-
     def _tried(self, number: int) -> int | None:
         """Open or download a tar; return None if it must wait for others."""
         if self._closed.is_set():
@@ -125,6 +120,8 @@ class Downloads:
 
     def _download(self, number: int, path: Path) -> None:
         tar = self.dataset.tars[number]
+        if met := self._failed.get(number):  # by another thread, while this one asked for the claim
+            raise InputError(met)
         try:
             self._remote.download(tar.name, path, size=tar.bytes, sha256=tar.sha256, stopped=self._closed)
         except StoppedError:
@@ -134,7 +131,10 @@ class Downloads:
             raise
 
     def _work(self) -> None:
-        """Download the most urgent tar that no other thread is at, then the next, until `close`."""
+        """Download the most urgent tar that no other thread is at, then the next, until `close`.
+
+        One that another process is at is put off, for there may be others that nobody is at.
+        """
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closed.is_set())
@@ -142,30 +142,19 @@ class Downloads:
                     return
                 number = self._queue.popleft()
                 self._under_way.add(number)
-            with suppress(Exception):  # kept in _failed, or met again by `open`
-                self._ahead(number)
-
-    def _ahead(self, number: int) -> None:
-        """Download a tar; put it off if another process is at it, for there may be others that nobody is at."""
-        try:
-            descriptor = self._tried(number)
-        finally:
-            self._under_way.discard(number)
-        if descriptor is not None:
-            os.close(descriptor)
-            return
-        with self._changed:
-            if number in self._wanted:
-                self._queue.append(number)
-        self._closed.wait(_POLL)
-
-    def _touched(self, number: int) -> bool:
-        """Whether the tar is there, which then counts as used now: other processes are to take older ones first."""
-        try:
-            os.utime(self.dataset.tar_path(number))
-        except FileNotFoundError:
-            return False
-        return True
+            try:
+                descriptor = self._tried(number)
+            except Exception:  # kept in _failed, or met again by `open`
+                continue
+            finally:
+                self._under_way.discard(number)
+            if descriptor is not None:
+                os.close(descriptor)
+                continue
+            with self._changed:
+                if number in self._wanted:
+                    self._queue.append(number)
+            self._closed.wait(_POLL)
 
     def _refuse_too_much(self, numbers: Sequence[int]) -> None:
         needed, limit = sum(self.dataset.tars[number].bytes for number in numbers), self._store.limit
@@ -185,14 +174,12 @@ class Store:
 
     def open(self, tar: Path, size: int) -> int | None:
         """Return a read-only descriptor of `tar`, which counts as used now; None if not all `size` bytes are there."""
-        try:
+        with suppress(FileNotFoundError):
             descriptor = os.open(tar, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        if os.fstat(descriptor).st_size == size:
-            os.utime(descriptor)
-            return descriptor
-        os.close(descriptor)
+            if os.fstat(descriptor).st_size == size:
+                os.utime(descriptor)
+                return descriptor
+            os.close(descriptor)
         return None
 
     def fill(self, tar: Path, size: int, wanted: Sequence[Path], write: Callable[[Path], None]) -> int | None:
@@ -258,20 +245,15 @@ class Store:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which no other thread and no other process of this machine then does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_held(path: Path) -> bool:
-    try:
-        with path.open("rb+") as file:
+    with suppress(FileNotFoundError), path.open("rb+") as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+        except BlockingIOError:
+            return True
     return False

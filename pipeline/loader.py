@@ -7,10 +7,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +34,12 @@ from shards.machine import cpu_count
 log = logging.getLogger(__name__)
 
 
-class Loader:
+class Loader(AbstractContextManager["Loader"]):
     """Iterates over the batches of one rank, an epoch an iteration, and knows where it is.
 
     Iterating again begins the next epoch; after `load_state_dict` it goes on with the batch that would have come next.
-    A sample that does not decode is replaced by a substitute, the same one in every run.
+    `epoch` is the one that is under way, or comes first, from 0. A sample that does not decode is replaced by a
+    substitute, the same one in every run.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Loader:
         self.config, self.rank, self.device = config, rank, torch.device(device)
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._threads = config.num_threads or max(1, cpu_count() // ranks_here)
-        self._epoch = self._step = 0
+        self.epoch = self._step = 0
         self._needed: list[int] = []
         self._iteration: object = None
         self._resumed = True
@@ -69,32 +71,28 @@ class Loader:
             self.decode = self._chosen()
             self._maker = self._make_maker(self.decode, config.cache)
             self._closing = closing.pop_all()
-        self._began, self._batches, self._samples, self._waited = time.perf_counter(), 0, 0, 0.0
+        self._began, self._done = time.perf_counter(), Stats(num_threads=self._threads)
 
     def _chosen(self) -> Decode:
         """Return the decoder that is asked for; for `auto` the one that makes the first batches fastest."""
         able = candidates(self.config.decode, self.device)
         if len(able) == 1:
             return able[0]
-        rates = {decode: self._rate(decode) for decode in able}
-        best = max(able, key=lambda decode: rates[decode])
+        steps, rates = range(min(len(self), self._threads * self.config.prefetch)), dict[Decode, float]()
+        for decode in able:
+            make = partial(self._make_maker(decode, "none").make, 0, rank=self.rank)
+            for _ in range(2):  # the second time counts
+                begin = time.perf_counter()
+                samples = sum(len(batch.index) for batch in self._pool.map(make, steps))
+                rates[decode] = samples / (time.perf_counter() - begin)
+        best = max(rates, key=rates.__getitem__)
         said = ", ".join(f"{decode} {rate:,.0f}" for decode, rate in rates.items())
         log.info("decode=%s, which made the first batches fastest (samples/s: %s)", best, said)
         return best
 
-    def _rate(self, decode: Decode) -> float:
-        """Return the samples a second while the first batches are made a second time."""
-        maker, steps = self._make_maker(decode, "none"), range(min(len(self), self._threads * self.config.prefetch))
-        for _ in range(2):
-            begin = time.perf_counter()
-            batches = list(self._pool.map(lambda step: maker.make(0, step, self.rank), steps))
-        return sum(len(batch.index) for batch in batches) / (time.perf_counter() - begin)
-
     def _make_maker(self, decode: Decode, cache: Caching) -> BatchMaker:
-        config = replace(self.config, cache=cache)
-        return BatchMaker(
-            self.dataset, self._reader, self.order, config, decode=decode, decoders=self._threads, device=self.device
-        )
+        config = replace(self.config, decode=decode, cache=cache, num_threads=self._threads)
+        return BatchMaker(self.dataset, self._reader, self.order, config, self.device)
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on every rank."""
@@ -102,9 +100,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._resumed:
-            self._epoch, self._step = self._epoch + 1, 0
+            self.epoch, self._step = self.epoch + 1, 0
         self._resumed, self._iteration = False, object()
-        return self._iterate(self._epoch, self._step, self._iteration)
+        return self._iterate(self.epoch, self._step, self._iteration)
 
     def _iterate(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
         self._request_shards()
@@ -124,12 +122,12 @@ class Loader:
             for future in futures:
                 future.cancel()
 
-    def _waited_for(self, future: "Future[Batch]") -> Batch:
+    def _waited_for(self, future: Future[Batch]) -> Batch:
         begin = time.perf_counter()
         batch = future.result()
-        self._waited += time.perf_counter() - begin
-        self._batches += 1
-        self._samples += len(batch.index)
+        self._done.waited += time.perf_counter() - begin
+        self._done.batches += 1
+        self._done.samples += len(batch.index)
         for tensor in batch:  # its memory on CUDA is not to be used again before the trainer is done with it
             if tensor.is_cuda:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
@@ -139,7 +137,7 @@ class Loader:
         """Have those shards downloaded that the batches from here on need."""
         if self._downloads:
             windows = self.order.windows
-            needed = windows.ahead(self._epoch, self.order.bounds(self._step)[0]) if windows else self._shards
+            needed = windows.ahead(self.epoch, self.order.bounds(self._step)[0]) if windows else self._shards
             if needed != self._needed:
                 self._downloads.prefetch(needed)
                 self._reader.keep(needed)
@@ -148,30 +146,18 @@ class Loader:
     @property
     def stats(self) -> Stats:
         """What was done since the loader was made."""
-        return Stats(
-            batches=self._batches,
-            samples=self._samples,
-            waited=self._waited,
-            bad=len(self._maker.bad),
-            seconds=time.perf_counter() - self._began,
-            num_threads=self._threads,
-            spent=self._maker.watch.spent,
-        )
+        seconds, spent = time.perf_counter() - self._began, self._maker.watch.spent.copy()
+        return replace(self._done, bad=len(self._maker.bad), seconds=seconds, spent=spent)
 
     def weight(self, batch: Batch) -> float:
         """Return what the mean over the last batch counts in the mean of the ranks' means: 1 but for odd rests."""
         begin, end = self.order.bounds(self._step - 1)
         return len(batch.index) * self.order.world_size / (end - begin)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch that is under way, or comes first, from 0."""
-        return self._epoch
-
     def state_dict(self) -> dict[str, Any]:
         """Return where the loader is, in integers and names: samples handed over count, those made ahead do not."""
         seen = self.order.bounds(self._step - 1)[1] if self._step else 0
-        return {"epoch": self._epoch, "seen": seen, "decode": self.decode, **self._identity()}
+        return {"epoch": self.epoch, "seen": seen, "decode": self.decode, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Have the next iteration go on from there, on any number of ranks, with the same global batches.
@@ -186,7 +172,7 @@ class Loader:
                     "Go on with the same data, split, seed and batch size, or begin a new run."
                 )
         step = len(self) if state["seen"] == self.order.samples else state["seen"] // self.config.batch_size
-        self._epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
+        self.epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
         self._resumed = True
         then = state.get("decode", self.decode)
         if then != self.decode and then in candidates(self.config.decode, self.device):
@@ -204,9 +190,6 @@ class Loader:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._closing.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -219,19 +202,11 @@ def _samples_by_shard(dataset: Dataset, split: str) -> NDArray[np.int64]:
 
 
 def _order(config: LoaderConfig, dataset: Dataset, world_size: int) -> Order:
-    seed, shuffle, windows = config.seed, config.shuffle, None
+    samples, windows = len(dataset.split(config.split)), None
+    mixing: dict[str, Any] = {"seed": config.seed, "shuffle": config.shuffle}
     if config.shuffle_window:
-        counts = _samples_by_shard(dataset, config.split)
-        windows = Windows(counts, config.shuffle_window, seed=seed, shuffle=shuffle)
-    samples = len(dataset.split(config.split))
+        windows = Windows(_samples_by_shard(dataset, config.split), config.shuffle_window, **mixing)
     try:
-        return Order(
-            samples=samples,
-            batch_size=config.batch_size,
-            world_size=world_size,
-            seed=seed,
-            shuffle=shuffle,
-            windows=windows,
-        )
+        return Order(samples=samples, batch_size=config.batch_size, world_size=world_size, windows=windows, **mixing)
     except ValueError as error:
         raise InputError(f"{config.data}, split {config.split!r}: {error}") from None

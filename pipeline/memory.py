@@ -1,4 +1,7 @@
-"""Memory for decoded images: how much there is, and how the processes of one run come to share it."""
+"""Memory for decoded images: how much there is, and how the processes of one run come to share it.
+
+Where there is less than is asked for, MemoryError says where, and how much is left.
+"""
 
 import fcntl
 import hashlib
@@ -14,31 +17,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _NAME = "sluice-cache"
-_UNLIMITED = 1 << 62
-
-
-class NoRoom(Exception):  # noqa: N818 - not a failure of the program
-    """There is not as much memory as is asked for; the message says where, and how much is left."""
 
 
 def on_gpu(size: int, device: torch.device) -> Tensor:
-    """Take `size` bytes on a GPU, uint8. Raises NoRoom."""
+    """Take `size` bytes on a GPU, uint8."""
     _refuse_too_much(size, torch.cuda.mem_get_info(device)[0], str(device))
     return torch.empty(size, dtype=torch.uint8, device=device)
 
 
 def private(size: int) -> NDArray[np.uint8]:
-    """Map `size` zero bytes of this process, each taken from the machine when it is first written. Raises NoRoom."""
+    """Map `size` zero bytes of this process, each taken from the machine when it is first written."""
     _refuse_too_much(size, _available(), "the host")
     return np.frombuffer(mmap.mmap(-1, size), np.uint8)
 
 
-def shared(size: int, purpose: str, sharers: int) -> NDArray[np.uint8]:
-    """Map `size` zero bytes that the `sharers` processes which torchrun started on this machine have in common.
+def shared(size: int, purpose: str) -> NDArray[np.uint8]:
+    """Map `size` zero bytes that the processes which torchrun started on this machine have in common (on Linux).
 
     Those that name the same `purpose` get the same bytes. The memory has no name in the file system, whose shared part
-    is small in containers, and it is gone when its processes are, however they end. Raises NoRoom.
+    is small in containers, and it is gone when its processes are, however they end.
     """
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if sharers == 1 or not hasattr(os, "memfd_create"):
+        return private(size)
     run = f"{os.getppid()} {os.environ.get('TORCHELASTIC_RESTART_COUNT')} {os.environ.get('MASTER_PORT')} {purpose}"
     meeting = Path(tempfile.gettempdir()) / f"{_NAME}-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
     with meeting.open("a+") as file:
@@ -74,33 +75,24 @@ def _reserved(size: int) -> int:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
         os.close(descriptor)
-        raise NoRoom(f"the host refused it ({error})") from None
+        raise MemoryError(f"the host refused it ({error})") from None
     return descriptor
 
 
 def _refuse_too_much(size: int, free: int, where: str) -> None:
     if size > free:
-        raise NoRoom(f"{where} has {free >> 20:,} MiB left")
+        raise MemoryError(f"{where} has {free >> 20:,} MiB left")
 
 
 def _available() -> int:
-    """Return the bytes that can still be had of the host's memory, within this container's limit."""
-    return min(_free_on_the_host(), _left_in_the_container())
-
-
-def _free_on_the_host() -> int:
+    """Return the bytes that can still be had of the host's memory, within this container's limit (cgroup v2)."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) << 10
     except OSError:  # macOS: what is installed has to do
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) << 10
-
-
-def _left_in_the_container() -> int:
-    """Return the bytes left by the limit of control groups, version 2; as good as no limit where there is none."""
     try:
         limit, used, stat = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current", "stat"))
     except OSError:
-        return _UNLIMITED
-    files = next(int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file "))
-    return _UNLIMITED if limit.strip() == "max" else int(limit) - int(used) + files  # cached files give way
+        return free
+    files = int(stat.partition("inactive_file ")[2].split()[0])  # which give way
+    return free if limit.strip() == "max" else min(free, int(limit) - int(used) + files)

@@ -44,7 +44,7 @@ class Windows:
             return positions
         shards, begins = self._shards(epoch)
         mixed = np.empty_like(positions)
-        windows = self._windows(begins, positions)
+        windows = (np.searchsorted(begins, positions, side="right") - 1) // self._width
         for window in np.unique(windows).tolist():
             inside = windows == window
             least, end = begins[window * self._width], begins[min((window + 1) * self._width, len(shards))]
@@ -56,14 +56,11 @@ class Windows:
     def ahead(self, epoch: int, position: int) -> list[int]:
         """Return the shards that this place's window needs, then those of the next window, be it in the next epoch."""
         shards, begins = self._shards(epoch)
-        begin = int(self._windows(begins, np.array([position]))[0]) * self._width
+        begin = (int(np.searchsorted(begins, position, side="right")) - 1) // self._width * self._width
         here, after = shards[begin : begin + self._width], shards[begin + self._width : begin + 2 * self._width]
         if not len(after):
             after = self._shards(epoch + 1)[0][: self._width]
         return list(dict.fromkeys(self._numbers[np.concatenate([here, after])].tolist()))
-
-    def _windows(self, begins: Indices, positions: Indices) -> Indices:
-        return np.searchsorted(begins[: -1 : self._width], positions, side="right") - 1
 
     def _shards_of(self, epoch: int) -> tuple[Indices, Indices]:
         """Return the epoch's shards in order (S,), and where in it each begins and the last one ends (S + 1,)."""
@@ -113,8 +110,7 @@ class Order:
     def positions(self, step: int, rank: int) -> Indices:
         """Return the places in the epoch's order of the samples that `rank` has at `step`, int64 (N,)."""
         begin, end = self.bounds(step)
-        share = [begin + (end - begin) * r // self.world_size for r in (rank, rank + 1)]
-        return np.arange(*share)
+        return np.arange(*(begin + (end - begin) * r // self.world_size for r in (rank, rank + 1)))
 
     def indices(self, epoch: int, positions: Indices) -> Indices:
         """Return which samples of the split stand at these successive places of the epoch's order, int64 (N,)."""
@@ -124,8 +120,7 @@ class Order:
 
     def substitute(self, epoch: int, position: int, attempt: int) -> int:
         """Return which sample takes the place of a bad one: any, but the same one whenever it is asked for."""
-        key = f"{self.seed} {epoch} stand-in {attempt}"
-        return int(permuted(np.array([position]), self.samples, key)[0])
+        return int(permuted(np.array([position]), self.samples, f"{self.seed} {epoch} stand-in {attempt}")[0])
 
 
 @lru_cache(maxsize=64)
@@ -154,17 +149,15 @@ def permuted(positions: Indices, length: int, key: str) -> Indices:
 
 
 def _feistel(values: NDArray[np.uint64], bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Swap the halves in each round, so an odd number of bits works: after an even number all is in place again."""
-    widths = (np.uint64(bits // 2), np.uint64(bits - bits // 2))
-    ones = [(np.uint64(1) << width) - np.uint64(1) for width in widths]
-    left, right = values >> widths[1], values & ones[1]
+    """Swap the halves in each round, so an odd number of bits works: after an even number all is in place again.
+
+    A half is mixed by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+    """
+    widths = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+    left, right = values >> widths[1], values & ((1 << widths[1]) - 1)
     for i, key in enumerate(keys):
-        left, right = right, left ^ (_mixed(right ^ key) & ones[i % 2])
+        mixed = right ^ key
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB
+        left, right = right, left ^ ((mixed ^ (mixed >> 31)) & ((1 << widths[i % 2]) - 1))
     return (left << widths[1]) | right
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -12,18 +12,23 @@ from torch import Tensor
 from pipeline.reader import Encoded
 from shards.format.manifest import StoredComponent
 
+Components = Mapping[str, StoredComponent]
+
 
 class PortableDecoder:
     """Decodes with Pillow, on the host. Pillow lets go of the interpreter while it decodes, so threads help."""
 
-    def __init__(self, components: Mapping[str, StoredComponent]) -> None:
+    def __init__(self, components: Components) -> None:
         self._modes = {
             name: "I;16" if component.bits == 16 else "RGB" if component.channels == 3 else "L"
             for name, component in components.items()
         }
 
     def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
-        """See pipeline.decode.ImageDecoder."""
+        """Return images by component, (N, H, W, C), uint8, or uint16 where they have 16 bits a value.
+
+        Raises ValueError if one does not decode, or sizes differ.
+        """
         return {name: self._decoded(images, self._modes[name]) for name, images in encoded.items()}
 
     def _decoded(self, images: Encoded, mode: str) -> Tensor:

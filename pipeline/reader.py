@@ -30,10 +30,8 @@ def local_tars(dataset: Dataset) -> OpenTar:
     found = {entry.name: entry.stat().st_size for entry in os.scandir(dataset.root) if entry.is_file()}
     for tar in dataset.tars:
         if (size := found.get(tar.name, 0)) != tar.bytes:
-            raise InputError(
-                f"{dataset.root}/{tar.name}: {size:,} bytes where the manifest says {tar.bytes:,}. "
-                "Copy the data set again."
-            )
+            told = f"{size:,} bytes where the manifest says {tar.bytes:,}. Copy the data set again."
+            raise InputError(f"{dataset.root}/{tar.name}: {told}")
     return lambda number: os.open(dataset.tar_path(number), os.O_RDONLY)
 
 
@@ -64,11 +62,10 @@ class Reader:
 
     def _read(self, places: Locations) -> Encoded:
         tars = {number: self._tar(number) for number in np.unique(places.file).tolist()}
-        columns = (column.tolist() for column in places)
         try:
             return [
                 np.frombuffer(os.pread(tars[number].descriptor, size, offset), np.uint8)
-                for number, offset, size in zip(*columns, strict=True)
+                for number, offset, size in zip(*(column.tolist() for column in places), strict=True)
             ]
         except OSError as error:
             raise InputError(f"a shard cannot be read ({error}). Check the disk or network that it is on.") from error

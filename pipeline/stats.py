@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Literal, get_args
 
@@ -11,23 +11,20 @@ Stage = Literal["read", "decode", "resize", "gather", "transfer"]
 """reading the tars (or waiting for a remote shard), decoding to pixels, resizing to the batch's size, gathering from
 bank and cache, copying to the device; on CUDA the last includes all that was begun there"""
 
-KEEPS_UP = 0.05
-"""share of the time waited, below which the data keep up"""
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Stats:
     """What one rank's loader did since it was made, or since some moment."""
 
-    batches: int
-    samples: int
-    waited: float
-    """seconds spent inside the loader while the trainer had nothing to do"""
-    bad: int
-    """samples that did not decode and were replaced"""
-    seconds: float
     num_threads: int
-    spent: dict[Stage, float]
+    batches: int = 0
+    samples: int = 0
+    waited: float = 0.0
+    """seconds spent inside the loader while the trainer had nothing to do"""
+    bad: int = 0
+    """samples that did not decode and were replaced"""
+    seconds: float = 0.0
+    spent: dict[Stage, float] = field(default_factory=dict)
     """seconds in each stage, of all threads together"""
 
     def since(self, earlier: "Stats") -> "Stats":
@@ -51,29 +48,19 @@ class Stats:
         """Share of the threads' time that each stage took."""
         return {stage: seconds / (self.seconds * self.num_threads) for stage, seconds in self.spent.items()}
 
-    @property
-    def limit(self) -> Stage:
-        """The stage that took longest: the one to look at if the data do not keep up."""
-        return max(self.spent, key=lambda stage: self.spent[stage])
-
     def __str__(self) -> str:
-        verdict = "data kept up" if self.waiting_share < KEEPS_UP else "training waited for data"
-        busy = self.busy[self.limit]
-        return f"{verdict}: {self.waiting_share:.1%} of the time waited; the limit is {self.limit} ({busy:.0%} busy)"
+        """Say whether the data kept up, and which stage took longest: the one to look at if they did not."""
+        verdict = "data kept up" if self.waiting_share < 0.05 else "training waited for data"
+        limit, busy = max(self.busy.items(), key=lambda item: item[1])
+        return f"{verdict}: {self.waiting_share:.1%} of the time waited; the limit is {limit} ({busy:.0%} busy)"
 
 
 class Stopwatch:
-    """Add up the seconds that several threads spend in each stage."""
+    """Add up the seconds that several threads spend in each stage, in `spent`."""
 
     def __init__(self) -> None:
-        self._spent: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
+        self.spent: dict[Stage, float] = dict.fromkeys(get_args(Stage), 0.0)
         self._lock = Lock()
-
-    @property
-    def spent(self) -> dict[Stage, float]:
-        """Seconds by stage."""
-        with self._lock:
-            return dict(self._spent)
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -84,4 +71,4 @@ class Stopwatch:
         finally:
             seconds = time.perf_counter() - begin
             with self._lock:
-                self._spent[stage] += seconds
+                self.spent[stage] += seconds

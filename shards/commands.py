@@ -17,9 +17,10 @@ from shards.format.splits import SplitConfig
 from shards.format.storage import LocalFolder, folder_at
 from shards.ingest.compose import ComposeConfig, plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
-from shards.ingest.depth import DepthConfig, plan_depth
+from shards.ingest.depth import plan_depth
 from shards.ingest.index import plan_index
 from shards.ingest.job import Job
+from shards.ingest.teacher import DepthConfig
 from shards.inspect.export import export
 from shards.inspect.show import contact_sheet, describe
 from shards.inspect.verify import verify
@@ -39,6 +40,8 @@ def _build(job: Job, out: str, config: BuildConfig) -> None:
 @app.command
 def compose(out: str, config: Annotated[ComposeConfig, arg(name="")], build: BuildConfig) -> None:
     """Paste cut-outs on backgrounds: each figure on each background, at random places and sizes.
+
+    Without --depth the data set has no depth yet; `python -m shards depth` adds it.
 
     Args:
         out: folder to write, or its URL

@@ -20,10 +20,10 @@ from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, im
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.images import BadImage
-from shards.format.schema import identity
+from shards.format.schema import identity, sample_key
 from shards.ingest.compose import ComposeUnit, load_figure, plan_composition
 from shards.ingest.job import Job
-from shards.ingest.paste import Background, Figure, PasteConfig, Pasted, paste
+from shards.ingest.paste import Background, Figure, PasteConfig, paste
 
 NEAR, FAR = np.float32(1.0), np.float32(8.0)
 
@@ -49,7 +49,9 @@ def figure(colour: tuple[int, int, int], seed: int, height: int = 40, width: int
     return image
 
 
-def pasted(seed: int, room_colour: tuple[int, int, int], colour: tuple[int, int, int], **options: float) -> Pasted:
+def pasted(
+    seed: int, room_colour: tuple[int, int, int], colour: tuple[int, int, int], **options: float
+) -> dict[str, Image.Image]:
     config = PasteConfig(size=SIZE, **options)  # type: ignore[arg-type]
     return paste(room(room_colour), [Figure(figure(colour, seed))], Random(seed), config)
 
@@ -64,24 +66,24 @@ def written(job: Job, folder: Path) -> bytes:
 def test_the_mask_is_the_alpha_of_the_figure(seed: int) -> None:
     """White on black shows the alpha itself."""
     made = pasted(seed, (0, 0, 0), (255, 255, 255))
-    assert np.abs(values(made.fg_bg) - values(made.mask)[..., None]).max() <= 1
+    assert np.abs(values(made["fg_bg"]) - values(made["mask"])[..., None]).max() <= 1
 
 
 @given(st.integers(0, 10**6))
 def test_figure_and_background_are_blended_by_alpha(seed: int) -> None:
     made, back, front = pasted(seed, (40, 90, 200), (230, 10, 120)), (40, 90, 200), (230, 10, 120)
-    alpha = values(made.mask)[..., None] / 255
+    alpha = values(made["mask"])[..., None] / 255
     expected = alpha * np.array(front) + (1 - alpha) * np.array(back)
-    assert np.abs(values(made.fg_bg) - expected).max() <= 4  # at low alpha colours have few bits; measured: 3.2
-    assert (values(made.fg_bg)[values(made.mask) == 0] == back).all()
+    assert np.abs(values(made["fg_bg"]) - expected).max() <= 4  # at low alpha colours have few bits; measured: 3.2
+    assert (values(made["fg_bg"])[values(made["mask"]) == 0] == back).all()
 
 
 @given(st.integers(0, 10**6))
 def test_a_figure_is_as_far_as_the_floor_under_its_feet(seed: int) -> None:
     made, floor = pasted(seed, (0, 0, 0), (9, 9, 9)), np.asarray(room((0, 0, 0)).depth)[:, 0]
-    visible = values(made.mask) >= 128
+    visible = values(made["mask"]) >= 128
     feet = np.flatnonzero(visible.any(axis=1))[-1]
-    metres = values(made.depth) / 255 * 10
+    metres = values(made["depth"]) / 255 * 10
     assert np.abs(metres[visible] - floor[feet]).max() <= 0.02
     assert np.abs(metres - floor[:, None])[~visible].max() <= 0.02
 
@@ -89,7 +91,7 @@ def test_a_figure_is_as_far_as_the_floor_under_its_feet(seed: int) -> None:
 @given(st.integers(0, 10**6), st.sampled_from([0.2, 0.5, 1.0]))
 def test_feet_stand_in_the_lowest_share_and_sizes_keep_to_the_scale(seed: int, floor: float) -> None:
     made = pasted(seed, (0, 0, 0), (255, 255, 255), floor=floor)
-    left, top, right, bottom = made.mask.getbbox() or (0, 0, 0, 0)
+    left, top, right, bottom = made["mask"].getbbox() or (0, 0, 0, 0)
     assert bottom >= round(SIZE * (1 - floor))
     assert 0.3 * SIZE - 1 <= max(right - left, bottom - top) <= 0.6 * SIZE + 1
 
@@ -119,7 +121,7 @@ def test_measured_depth_of_16_bits_is_that_of_8_in_finer_steps(drawn: Drawn) -> 
         assert isinstance(few, ComposeUnit)
         assert isinstance(many, ComposeUnit)
         for pasting in few.pastings:
-            levels, sixteenth = values(few.pasted(pasting).depth), values(many.pasted(pasting).depth)
+            levels, sixteenth = values(few.pasted(pasting)["depth"]), values(many.pasted(pasting)["depth"])
             assert np.abs(sixteenth / 257 - levels).max() <= 0.51
 
 
@@ -204,7 +206,7 @@ def test_a_sample_does_not_depend_on_the_others(drawn: Drawn, tmp_path: Path) ->
 
 def test_names_tell_background_figure_and_round(drawn: Drawn) -> None:
     units = plan_composition(compose_config(drawn, samples=None)).units
-    found = [identity(p.key) for unit in units if isinstance(unit, ComposeUnit) for p in unit.pastings]
+    found = [identity(sample_key(*p)) for unit in units if isinstance(unit, ComposeUnit) for p in unit.pastings]
     told = {(one.bg, one.fg, one.round) for one in found if one}
     assert told == {(str(b), str(f), str(r)) for b in range(1, 9) for f in range(1, 7) for r in range(4)}
 
@@ -299,7 +301,7 @@ def test_a_cutout_larger_than_the_background_is_scaled_like_any_other(drawn: Dra
     (unit,) = plan_composition(compose_config(drawn._replace(fg=tmp_path), samples=5)).units
     assert isinstance(unit, ComposeUnit)
     for pasting in unit.pastings:
-        left, top, right, bottom = unit.pasted(pasting).mask.getbbox() or (0, 0, 0, 0)
+        left, top, right, bottom = unit.pasted(pasting)["mask"].getbbox() or (0, 0, 0, 0)
         assert 0.3 * SIZE - 1 <= max(right - left, bottom - top) <= 0.6 * SIZE + 1
 
 

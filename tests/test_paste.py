@@ -17,7 +17,7 @@ from shards.errors import InputError
 from shards.format.depth import METRES, depth_image
 from shards.format.images import eight_bit
 from shards.ingest.compose import ComposeUnit, plan_composition
-from shards.ingest.paste import LUMA, Figure, PasteConfig, Pasted, _chroma_matrix, _Kept, _level, paste
+from shards.ingest.paste import LUMA, Figure, PasteConfig, _chroma_matrix, _Kept, _level, paste
 
 SEEDS = st.integers(0, 10**6)
 STRENGTHS = st.floats(0.05, 1)
@@ -25,7 +25,9 @@ GREY = (120, 120, 120)
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
-def pasted(seed: int, *figures: Image.Image, back: tuple[int, int, int] = GREY, **options: Any) -> Pasted:
+def pasted(
+    seed: int, *figures: Image.Image, back: tuple[int, int, int] = GREY, **options: Any
+) -> dict[str, Image.Image]:
     return paste(room(back), [Figure(one) for one in figures], Random(seed), PasteConfig(size=SIZE, **options))
 
 
@@ -49,23 +51,23 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 @given(SEEDS, STRENGTHS)
 def test_jitter_changes_the_colours_of_the_figure_alone(seed: int, jitter: float) -> None:
     plain, other = (pasted(seed, figure((200, 60, 30), seed), jitter=some) for some in (0.0, jitter))
-    assert same(plain.mask, other.mask)
-    assert plain.depth == other.depth
-    behind = values(plain.mask) == 0
-    assert (values(plain.fg_bg)[behind] == values(other.fg_bg)[behind]).all()
+    assert same(plain["mask"], other["mask"])
+    assert plain["depth"] == other["depth"]
+    behind = values(plain["mask"]) == 0
+    assert (values(plain["fg_bg"])[behind] == values(other["fg_bg"])[behind]).all()
 
 
 @given(SEEDS, STRENGTHS)
 def test_a_grey_figure_stays_grey_and_changes_in_brightness_at_most_by_jitter(seed: int, jitter: float) -> None:
     """Hue and saturation have nothing to change in it, and contrast neither in one grey."""
     made = pasted(seed, Image.new("RGBA", (20, 30), (100, 100, 100)), jitter=jitter, back=(0, 0, 0))
-    found = values(made.fg_bg)[values(made.mask) == 255]
+    found = values(made["fg_bg"])[values(made["mask"]) == 255]
     assert (found == found[0, 0]).all()
     assert 100 * (1 - jitter) - 1 <= found[0, 0] <= 100 * (1 + jitter) + 1
 
 
 def test_jitter_is_drawn_for_each_figure_and_reaches_its_range() -> None:
-    brightness = [values(pasted(seed, *blocks((20, 30)), jitter=0.5).fg_bg).max() for seed in range(40)]
+    brightness = [values(pasted(seed, *blocks((20, 30)), jitter=0.5)["fg_bg"]).max() for seed in range(40)]
     assert len(set(brightness)) > 10
 
 
@@ -81,21 +83,21 @@ def test_saturation_and_hue_keep_luma_and_all_greys(saturation: float, turn: flo
 @given(SEEDS, STRENGTHS)
 def test_a_shadow_darkens_the_background_at_the_feet_alone(seed: int, shadow: float) -> None:
     plain, other = (pasted(seed, figure((200, 60, 30), seed), shadow=some) for some in (0.0, shadow))
-    assert same(plain.mask, other.mask)
-    assert plain.depth == other.depth
-    before, after, alpha = values(plain.fg_bg), values(other.fg_bg), values(plain.mask)
+    assert same(plain["mask"], other["mask"])
+    assert plain["depth"] == other["depth"]
+    before, after, alpha = values(plain["fg_bg"]), values(other["fg_bg"]), values(plain["mask"])
     assert (after <= before).all()
     assert (after[alpha == 255] == before[alpha == 255]).all()
     assert (after >= before - np.ceil(shadow * before) - 1).all()
-    _, top, _, feet = plain.mask.getbbox() or (0, 0, 0, 0)
+    _, top, _, feet = plain["mask"].getbbox() or (0, 0, 0, 0)
     assert (after[: feet - (feet - top) // 2] == before[: feet - (feet - top) // 2]).all()
 
 
 @given(SEEDS)
 def test_a_whole_shadow_shows(seed: int) -> None:
     made = pasted(seed, *blocks((20, 30)), shadow=1.0, floor=0.2)
-    left, _, right, feet = made.mask.getbbox() or (0, 0, 0, 0)
-    beside = values(made.fg_bg)[feet - 1, [x for x in (left - 1, right) if 0 <= x < SIZE], 0]
+    left, _, right, feet = made["mask"].getbbox() or (0, 0, 0, 0)
+    beside = values(made["fg_bg"])[feet - 1, [x for x in (left - 1, right) if 0 <= x < SIZE], 0]
     assert (beside < 0.85 * GREY[0]).all()
 
 
@@ -103,7 +105,7 @@ def test_a_whole_shadow_shows(seed: int) -> None:
 def test_nearer_figures_cover_farther_ones_in_all_three_images(seed: int, sizes: list[tuple[int, int]]) -> None:
     """Blocks of one colour tell which of them is seen where; only what is nearer may cut one."""
     made = pasted(seed, *blocks(*sizes), back=(0, 0, 0), floor=1.0)
-    colours, metres, covered = values(made.fg_bg), values(made.depth) / 255 * 10, values(made.mask)
+    colours, metres, covered = values(made["fg_bg"]), values(made["depth"]) / 255 * 10, values(made["mask"])
     floor, reached = np.asarray(room(GREY).depth)[:, 0], 0
     assert np.abs(metres - floor[:, None])[covered == 0].max() <= 0.02
     for colour in COLOURS[: len(sizes)]:
@@ -123,16 +125,16 @@ def test_nearer_figures_cover_farther_ones_in_all_three_images(seed: int, sizes:
 def test_the_mask_of_several_is_what_they_leave_of_the_background(seed: int, count: int) -> None:
     """White on black shows it: white that shines through the nearer ones is covered all the same."""
     made = pasted(seed, *(figure((255, 255, 255), seed + i) for i in range(count)), back=(0, 0, 0))
-    assert np.abs(values(made.fg_bg) - values(made.mask)[..., None]).max() <= 1
+    assert np.abs(values(made["fg_bg"]) - values(made["mask"])[..., None]).max() <= 1
 
 
 @given(SEEDS)
 def test_a_figure_stands_where_it_stood_whoever_joins_it(seed: int) -> None:
     red, green = blocks((20, 40), (10, 10))
     alone, joined = pasted(seed, red), pasted(seed, red, green)
-    was, now = ((values(made.fg_bg) == COLOURS[0]).all(axis=2) for made in (alone, joined))
+    was, now = ((values(made["fg_bg"]) == COLOURS[0]).all(axis=2) for made in (alone, joined))
     assert not (now & ~was).any()
-    assert (values(joined.mask)[was] == 255).all()
+    assert (values(joined["mask"])[was] == 255).all()
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(1, 9)), max_size=60))
@@ -162,7 +164,7 @@ def test_the_statistics_are_of_every_pixel(drawn: Drawn, options: dict[str, Any]
         assert isinstance(unit, ComposeUnit)
         for pasting in unit.pastings:
             made, found = unit.pasted(pasting), unit.sample(pasting).histograms
-            for name, image in made.images.items():
+            for name, image in made.items():
                 channels = values(eight_bit(image)).reshape(SIZE * SIZE, -1).T
                 assert np.array_equal(found[name], [np.bincount(one, minlength=256) for one in channels])
 

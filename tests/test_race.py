@@ -12,10 +12,9 @@ import pytest
 
 from bench.measure import RESULTS, ROOT, Outcome, drawn_data, shards_command, write_section
 from bench.race import loaders
-from bench.race.formats import BATCH, FORMATS, SHAPES, SIZE, members
-from bench.race.loaders import CONTENDERS, Batch, Contender, save
-from bench.race.run import RaceConfig, plot, race, section
-from bench.race.truth import Truth
+from bench.race.formats import BATCH, FORMATS, SHAPES, SIZE, Truth, members
+from bench.race.loaders import CONTENDERS, Batch, Contender
+from bench.race.run import plot, race, section
 
 
 def installed(contender: Contender) -> bool:
@@ -81,7 +80,7 @@ def test_wrong_arrays_are_told(wrong: str, right: dict[str, Any], truth: Truth, 
         batch = {name: np.repeat(images[:1], BATCH, axis=0) for name, images in right.items()}
     else:
         batch = {name: images[:BATCH] for name, images in truth.arrays.items()}
-    save(batch, tmp_path / "first.npz")
+    np.savez(tmp_path / "first.npz", **batch)
     with pytest.raises(ValueError, match=r"where uint8|differ|random order"):
         truth.difference(tmp_path / "first.npz")
 
@@ -102,8 +101,7 @@ RACED = (
 @pytest.fixture(scope="module")
 def outcomes(scratch: Path) -> dict[str, Outcome]:
     """A missing peer, one whose format was not written, one that fails while it runs, and Sluice; two rounds."""
-    config = RaceConfig(rounds=2, seconds=0.1, warm_up=0.0)
-    return race(RACED, config, scratch, {"beton": "ImportError: no beton"})
+    return race(RACED, scratch, {"beton": "ImportError: no beton"}, rounds=2, seconds=0.1, warm_up=0.0)
 
 
 def test_who_fails_is_named_and_the_others_run(outcomes: dict[str, Outcome]) -> None:

@@ -72,6 +72,15 @@ def test_demo_and_bench_stand_outside(path: Path) -> None:
     assert not packages(path) & {"demo", "bench"}
 
 
+@pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in modules(package))])
+def test_the_help_of_an_option_is_one_line(path: Path) -> None:
+    """tyro would break it in mid-sentence where the docstring of its field is broken."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+            docs = [one for one in node.body[1:] if isinstance(one, ast.Expr)]
+            assert not [ast.unparse(doc) for doc in docs if doc.lineno != doc.end_lineno]
+
+
 def test_no_module_is_a_grab_bag() -> None:
     stems = {path.stem for package in PACKAGES for path in modules(package)} | {path.stem for path in ROOT.glob("*.py")}
     assert not stems & {"utils", "util", "helpers", "helper", "common", "misc"}

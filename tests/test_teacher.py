@@ -22,8 +22,8 @@ from shards.format.depth import DepthRange
 from shards.format.splits import SPLITS
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
-from shards.ingest.depth import DepthConfig, plan_depth
-from shards.ingest.teacher import Teacher, load_teacher, resolved
+from shards.ingest.depth import plan_depth
+from shards.ingest.teacher import DepthConfig, Teacher, load_teacher, resolved
 from shards.inspect.show import describe
 from shards.inspect.verify import verify
 
@@ -102,10 +102,10 @@ def depths(dataset: Dataset) -> list[NDArray[np.float64]]:
     return [range_.black + one / (2**bits - 1) * (range_.white - range_.black) for one in stored]
 
 
-def predicted(dataset: Dataset, teacher: Teacher) -> list[NDArray[np.float32]]:
-    return teacher.predict(
-        [np.asarray(Image.open(BytesIO(parts["fg_bg"])).convert("RGB")) for parts in images(dataset).values()]
-    )
+def predicted(dataset: Dataset, teacher: Teacher, size: int = 32) -> list[NDArray[np.float32]]:
+    """The depth of all samples, predicted `size` at a time."""
+    pixels = [np.asarray(Image.open(BytesIO(parts["fg_bg"])).convert("RGB")) for parts in images(dataset).values()]
+    return [depth for i in range(0, len(pixels), size) for depth in teacher.predict(pixels[i : i + size])]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_metres_are_stored_as_metres_and_cut_off_where_it_was_said(
 
 def test_batches_do_not_change_what_is_stored_by_more_than_rounding(few: Path, metric: Path) -> None:
     opened = Dataset.open(few)
-    one, many = (predicted(opened, Teacher(resolved(config(metric, batch_size=size)))) for size in (7, 32))
+    one, many = (predicted(opened, Teacher(resolved(config(metric))), size) for size in (7, 32))
     assert max(np.abs(a - b).max() for a, b in zip(one, many, strict=True)) < 1e-4
 
 

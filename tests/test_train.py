@@ -19,6 +19,7 @@ import checkpoint
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
 from shards.errors import InputError
+from shards.format.manifest import from_json
 from train import TrainConfig, scheduled_rate
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +130,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], said: str, 
 
 def test_a_configuration_survives_json() -> None:
     config = TrainConfig(loader=LoaderConfig(data=Path("data"), seed=3), unet=UNetConfig(width=8), out=Path("runs/a"))
-    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert from_json(TrainConfig, json.loads(json.dumps(config.to_dict()))) == config
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 1))

@@ -16,16 +16,14 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.measure import cpu_seconds, endless
+from bench.measure import count_for, cpu_seconds, endless
 from bench.race.formats import BATCH, SHAPES, SIZE, WORKERS, Encoded, Paths, members, pillow, read, turbo
 
 Batch = dict[str, Any]
@@ -38,17 +36,17 @@ def _by_turbo(samples: list[Encoded]) -> Any:
     return default_collate([turbo(sample) for sample in samples])
 
 
-def _by_pillow(folder: Path, samples: list[Paths]) -> Any:
+def _by_pillow(samples: list[Paths]) -> Any:
     from torch.utils.data import default_collate
 
-    return default_collate([pillow(read(folder, paths)) for paths in samples])
+    return default_collate([pillow(read(paths)) for paths in samples])
 
 
 def folders(folder: Path) -> Iterator[Batch]:
     from torch.utils.data import DataLoader
 
     files: Any = members(folder)
-    return endless(DataLoader(files, BATCH, shuffle=True, collate_fn=partial(_by_pillow, folder), **KEPT))
+    return endless(DataLoader(files, BATCH, shuffle=True, collate_fn=_by_pillow, **KEPT))
 
 
 def webdataset(folder: Path) -> Iterator[Batch]:
@@ -84,7 +82,7 @@ def spdl(folder: Path) -> Iterator[Batch]:
     from spdl.pipeline import PipelineBuilder
 
     def load(samples: list[Paths]) -> Batch:
-        decoded = [turbo(read(folder, paths)) for paths in samples]
+        decoded = [turbo(read(paths)) for paths in samples]
         return {name: np.stack([one[name] for one in decoded]) for name in SHAPES}
 
     samples = members(folder)
@@ -101,22 +99,16 @@ def dali(folder: Path) -> Iterator[Batch]:
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-    shards = sorted(folder.glob("shard-*.tar"))
+    shards = sorted(str(path) for path in folder.glob("shard-*.tar"))
+    stored: dict[str, Any] = {"paths": shards, "index_paths": [f"{path.removesuffix('.tar')}.idx" for path in shards]}
+    stored |= {"ext": [f"{name}.jpg" for name in SHAPES], "missing_component_behavior": "error"}
     with Pipeline(BATCH, WORKERS, device_id=None, prefetch_queue_depth=2, exec_dynamic=True) as pipeline:
-        encoded: Any = fn.readers.webdataset(
-            paths=[str(path) for path in shards],
-            index_paths=[str(path.with_suffix(".idx")) for path in shards],
-            ext=[f"{name}.jpg" for name in SHAPES],
-            missing_component_behavior="error",
-            random_shuffle=True,
-            name="reader",
-        )
+        encoded: Any = fn.readers.webdataset(**stored, random_shuffle=True, name="reader")
         kinds = [types.RGB if channels == 3 else types.GRAY for channels in SHAPES.values()]
         decoded = [fn.decoders.image(data, output_type=kind) for data, kind in zip(encoded, kinds, strict=True)]
         pipeline.set_outputs(*(fn.resize(images, size=[SIZE, SIZE]) for images in decoded))
     reading = {"reader_name": "reader", "last_batch_policy": LastBatchPolicy.PARTIAL, "auto_reset": True}
-    for (batch,) in endless(DALIGenericIterator(pipeline, list(SHAPES), **reading)):
-        yield batch
+    return itertools.chain.from_iterable(endless(DALIGenericIterator(pipeline, list(SHAPES), **reading)))
 
 
 def sluice(folder: Path, **options: Any) -> Iterator[Batch]:
@@ -140,23 +132,21 @@ def floor(folder: Path) -> Iterator[Batch]:
     """
     from torch.utils.data import DataLoader
 
-    samples: Any = [read(folder, paths) for paths in members(folder)]
-    _decode(("bg",), [{"bg": data} for data in {sample["bg"] for sample in samples}])
-    decode = partial(_decode, ("fg_bg", "mask", "depth"))
-    return endless(DataLoader(samples, BATCH, shuffle=True, collate_fn=decode, **KEPT))
+    samples: Any = [read(paths) for paths in members(folder)]
+    _decode([{"bg": data} for data in {sample.pop("bg") for sample in samples}])
+    return endless(DataLoader(samples, BATCH, shuffle=True, collate_fn=_decode, **KEPT))
 
 
-def _decode(names: Sequence[str], samples: list[Encoded]) -> Batch:
+def _decode(samples: list[Encoded]) -> Batch:
     from simplejpeg import decode_jpeg
 
     for sample in samples:
-        for name in names:
-            decode_jpeg(sample[name], "RGB" if SHAPES[name] == 3 else "GRAY")
+        for name, data in sample.items():
+            decode_jpeg(data, "RGB" if SHAPES[name] == 3 else "GRAY")
     return {"decoded": [True] * len(samples)}
 
 
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """A row of the table."""
 
     name: str
@@ -186,12 +176,6 @@ CONTENDERS = (
 )
 
 
-def save(batch: Batch, path: Path) -> None:
-    """Write a batch's arrays as they are."""
-    arrays = {name: np.asarray(images) for name, images in batch.items()}
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # stub takes all names for options
-
-
 def main(function: str, folder: str, seconds: str, warm_up: str, warm_samples: str, first: str, *modules: str) -> None:
     moments = [time.perf_counter()]
     for module in modules:
@@ -200,19 +184,14 @@ def main(function: str, folder: str, seconds: str, warm_up: str, warm_samples: s
     batches: Iterator[Batch] = globals()[function](Path(folder))
     batch = next(batches)
     moments.append(time.perf_counter())
-    save(batch, Path(first))
-
-    def run(seconds: float, least: int) -> tuple[int, float]:
-        samples, begin = 0, time.perf_counter()
-        while (spent := time.perf_counter() - begin) < seconds or samples < least:
-            samples += len(next(iter(next(batches).values())))
-        return samples, spent
-
-    run(float(warm_up), int(warm_samples))
-    cpu = cpu_seconds(os.getpid())
-    samples, spent = run(float(seconds), 1)
-    cpu = cpu_seconds(os.getpid()) - cpu
-    measured = {"samples_per_second": samples / spent, "cpu_us_per_sample": cpu / samples * 1e6}
+    np.savez(first, **batch)
+    del batch
+    lengths = (len(next(iter(batch.values()))) for batch in batches)
+    count_for(float(warm_up), lengths, least=int(warm_samples))
+    cpu = cpu_seconds()
+    samples, ends = count_for(float(seconds), lengths)
+    cpu = cpu_seconds() - cpu
+    measured = {"samples_per_second": samples / (ends[-1] - ends[0]), "cpu_us_per_sample": cpu / samples * 1e6}
     measured["import_seconds"], measured["start_seconds"] = np.diff(moments).tolist()
     print(json.dumps(measured), flush=True)
     os._exit(0)  # all is measured; workers may take long to end, or hang

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shards.build.shard import Record
 from shards.errors import InputError
+from shards.format.dataset import extents
 from shards.format.images import LeftOut
 from shards.format.manifest import LOCATION, Manifest, Shard, Statistics
 from shards.format.schema import BY_NAME, SHARED_TAR
@@ -35,27 +36,34 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     """
     left_out = plan.left_out + [one for record in records for one in record.left_out]
     counts = Counter(one.kind for one in left_out)
-    stored.write("left-out.tsv", _report(left_out))
+    report, lines = io.StringIO(), [LeftOut._fields, *sorted(left_out)]
+    csv.writer(report, "excel-tab", lineterminator="\n").writerows(lines)
+    stored.write("left-out.tsv", report.getvalue().encode(errors="backslashreplace"))
     kept = [record for record in records if record.shard.samples]
     if not kept:
         reasons = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "empty"
         raise InputError(f"{stored}: no sample is left ({reasons}); see {stored}/left-out.tsv.")
     keys = np.concatenate([record.keys for record in kept])
-    _refuse_duplicates(keys)
+    names, times = np.unique(keys, return_counts=True)
+    if len(twice := names[times > 1]):
+        some = twice[0].decode()
+        raise InputError(f"{len(twice)} keys occur more than once, such as {some!r}. A key names one sample.")
     goal = plan.manifest
     shared_tar, shared = _write_shared(out, stored, kept, goal)
-    index = {"keys": keys, "samples": _samples(kept, goal, shared)}
+    samples = np.empty(len(keys), np.dtype([(name, "<u4" if name in shared else LOCATION) for name in goal.components]))
+    for name in goal.components:
+        own = np.concatenate([record.locations[name] for record in kept])
+        samples[name] = shared[name][1] if name in shared else own
+    index = {"keys": keys, "samples": samples}
     index |= {f"shared_{name}": locations for name, (locations, _) in shared.items()}
     index |= _splits(plan, keys)
+    distinct = {name: len(locations) for name, (locations, _) in shared.items()}
     manifest = replace(
         goal,
-        components={
-            name: replace(one, shared=len(shared[name][0]) if name in shared else 0)
-            for name, one in goal.components.items()
-        },
+        components={name: replace(one, shared=distinct.get(name, 0)) for name, one in goal.components.items()},
         samples=len(keys),
         splits={name: len(index[name]) for name in SPLITS},
-        statistics=_all_statistics(kept, goal),
+        statistics=_statistics(kept, goal),
         left_out=dict(sorted(counts.items())),
         shards=[record.shard for record in kept],
         shared=shared_tar,
@@ -65,29 +73,12 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     write_bytes(out / "manifest.json", manifest.to_json().encode())
 
 
-def _refuse_duplicates(keys: NDArray[np.bytes_]) -> None:
-    in_order = np.sort(keys)
-    twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-    if len(twice):
-        some = twice[0].decode()
-        raise InputError(f"{len(twice)} keys occur more than once, such as {some!r}. A key names one sample.")
-
-
 def _splits(plan: Plan, keys: NDArray[np.bytes_]) -> dict[str, Array]:
     """List the rows of each split."""
     if plan.splits is not None:
         return {name: np.array(plan.splits.get(name, []), "<u4") for name in SPLITS}
     numbers = split_numbers((key.decode() for key in keys), plan.split)
     return {name: np.flatnonzero(numbers == i).astype("<u4") for i, name in enumerate(SPLITS)}
-
-
-def _samples(records: Sequence[Record], goal: Manifest, shared: dict[str, tuple[Array, Array]]) -> Array:
-    dtype = np.dtype([(name, "<u4" if name in shared else LOCATION) for name in goal.components])
-    samples = np.empty(sum(record.shard.samples for record in records), dtype)
-    for name in goal.components:
-        own = np.concatenate([record.locations[name] for record in records])
-        samples[name] = shared[name][1] if name in shared else own
-    return samples
 
 
 def _write_shared(
@@ -105,15 +96,13 @@ def _write_shared(
     with replacing(out / SHARED_TAR) as temporary, ShardWriter(temporary) as writer:
         for name, (first, number) in recurring.items():
             named = f"{name}.{goal.components[name].extension}"
-            keyed = [
-                (key := f"{name}{i:06d}", writer.write(key, {named: data}))
-                for i, data in enumerate(stored.ranges(_places(records, name, first)))
-            ]
+            images = enumerate(stored.ranges(_places(records, name, first)))
+            keyed = [(key := f"{name}{i:06d}", writer.write(key, {named: data})) for i, data in images]
+            locations = [(offset // BLOCK, size) for _, [(_, offset, size)] in keyed]
+            shared[name] = np.array(locations, LOCATION), number
             placed += keyed
-            shared[name] = (np.array([(m[0][1] // BLOCK, m[0][2]) for _, m in keyed], LOCATION), number)
         sha256, size = writer.close()
-    index_sha256 = write_index(out / SHARED_TAR, placed)
-    return Shard(SHARED_TAR, len(placed), size, sha256, index_sha256), shared
+    return Shard(SHARED_TAR, len(placed), size, sha256, write_index(out / SHARED_TAR, placed)), shared
 
 
 def _distinct(digests: list[NDArray[np.uint8]]) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
@@ -121,20 +110,15 @@ def _distinct(digests: list[NDArray[np.uint8]]) -> tuple[NDArray[np.int64], NDAr
     whole = np.concatenate(digests).view("V16").ravel()
     _, first, number = np.unique(whole, return_index=True, return_inverse=True)
     order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order], rank[number].astype("<u4")
+    return first[order], np.argsort(order)[number].astype("<u4")
 
 
 def _places(records: Sequence[Record], name: str, rows: NDArray[np.int64]) -> list[tuple[str, int, int]]:
     """Tell tar, offset and size of one component's images of the samples in `rows`."""
-    begin = np.cumsum([0, *(record.shard.samples for record in records)])
-    numbers = np.searchsorted(begin, rows, side="right") - 1
-    places = []
-    for number, row in zip(numbers.tolist(), (rows - begin[numbers]).tolist(), strict=True):
-        block, size = records[number].locations[name][row].tolist()
-        places.append((records[number].shard.name, block * BLOCK, size))
-    return places
+    number = np.repeat(np.arange(len(records)), [record.shard.samples for record in records])[rows]
+    offsets, sizes = extents(np.concatenate([record.locations[name] for record in records])[rows])
+    tars = [records[i].shard.name for i in number.tolist()]
+    return list(zip(tars, offsets.tolist(), sizes.tolist(), strict=True))
 
 
 def _write_arrays(folder: Path, arrays: dict[str, Array]) -> dict[str, str]:
@@ -142,37 +126,27 @@ def _write_arrays(folder: Path, arrays: dict[str, Array]) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     digests = {}
     for name, array in arrays.items():
-        buffer = io.BytesIO()
-        np.save(buffer, array)
+        np.save(buffer := io.BytesIO(), array)
         write_bytes(folder / f"{name}.npy", buffer.getvalue())
         digests[f"{name}.npy"] = hashlib.sha256(buffer.getvalue()).hexdigest()
     return digests
 
 
-def _all_statistics(records: Sequence[Record], goal: Manifest) -> dict[str, Statistics]:
-    found = goal.statistics | statistics(records)
-    if missing := [name for name in goal.components if name not in found]:
-        raise InputError(
-            f"{', '.join(missing)}: none of the samples that were to be counted for the statistics is whole."
-        )
-    return {name: found[name] for name in goal.components}
-
-
-def statistics(records: Sequence[Record]) -> dict[str, Statistics]:
+def _statistics(records: Sequence[Record], goal: Manifest) -> dict[str, Statistics]:
     """Compute mean and standard deviation of each channel over all pixels, from the counts of the 256 values.
 
-    Components of which nothing was counted have none.
+    Components of which nothing was counted keep those in `goal`. Raises InputError if one has none there either.
     """
-    values = np.arange(256) / 255
-    found = {}
-    for name in records[0].histograms:
+    values, found = np.arange(256) / 255, dict(goal.statistics)
+    for name in goal.components:
         counts = np.sum([record.histograms[name] for record in records], axis=0)
         if counts.any():
             mean = counts @ values / counts.sum(1)
-            variance = counts @ values**2 / counts.sum(1) - mean**2
-            std = np.sqrt(np.maximum(variance, 0))
+            std = np.sqrt(np.maximum(counts @ values**2 / counts.sum(1) - mean**2, 0))
             found[name] = Statistics(mean=mean.round(6).tolist(), std=std.round(6).tolist())
-    return found
+    if missing := ", ".join(name for name in goal.components if name not in found):
+        raise InputError(f"{missing}: none of the samples that were to be counted for the statistics is whole.")
+    return {name: found[name] for name in goal.components}
 
 
 def _counted(records: Sequence[Record], goal: Manifest) -> int | None:
@@ -180,11 +154,3 @@ def _counted(records: Sequence[Record], goal: Manifest) -> int | None:
     pixels = {name: sum(int(one.histograms[name][0].sum()) for one in records) for name in records[0].histograms}
     counted = min(pixels.values()) // (goal.image_size[0] * goal.image_size[1])
     return counted if counted < sum(record.shard.samples for record in records) else None
-
-
-def _report(left_out: list[LeftOut]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(LeftOut._fields)
-    writer.writerows(sorted(left_out))
-    return text.getvalue().encode(errors="backslashreplace")

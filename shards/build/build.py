@@ -6,7 +6,7 @@ When all are there, whoever built them, index, shared tar and manifest are assem
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
@@ -59,7 +59,8 @@ def build_dataset(job: Job, out: Folder, config: BuildConfig) -> Manifest | None
     number, of = _numbers(config.part or "1/1")
     components = {name: one.extension for name, one in plan.manifest.components.items()}
     do = partial(_build_shard, components, job.in_place)
-    resume(do, job.units[number - 1 :: of], out, plan.manifest.made_from, config, exclusive=job.exclusive, gpu=job.gpu)
+    how = replace(config, workers=1) if job.exclusive else config
+    resume(do, job.units[number - 1 :: of], out, how, gpu=job.gpu)
     return None if config.part else _assembled(out, plan)
 
 
@@ -88,14 +89,7 @@ def claim(out: Folder, fingerprint: str) -> None:
 
 
 def resume(
-    do: Callable[[W, Path], bytes],
-    units: Sequence[W],
-    out: Folder,
-    fingerprint: str,
-    config: RunConfig,
-    *,
-    exclusive: bool = False,
-    gpu: bool = False,
+    do: Callable[[W, Path], bytes], units: Sequence[W], out: Folder, config: RunConfig, *, gpu: bool = False
 ) -> None:
     """Do those of `units` that `out`, claimed by this work, has no record of.
 
@@ -105,8 +99,7 @@ def resume(
     out.sweep({stem for unit in units for stem in (unit.name, Path(unit.name).stem)})
     done = _recorded(out)
     missing = [unit for unit in units if unit.name not in done]
-    total = sum(unit.size for unit in units)
-    run_units(partial(_do, do, out, fingerprint), missing, config, total=total, exclusive=exclusive, gpu=gpu)
+    run_units(partial(_do, do, out, out.read(FINGERPRINT)), missing, config, sum(unit.size for unit in units), gpu)
 
 
 def _record(name: str) -> str:
@@ -118,8 +111,8 @@ def _recorded(out: Folder) -> set[str]:
     return {name.removesuffix(".npz") for name in out.names(WORK) if name.endswith(".npz")}
 
 
-def _do(do: Callable[[W, Path], bytes], out: Folder, fingerprint: str, unit: W) -> None:
-    if not out.exists(FINGERPRINT) or out.read(FINGERPRINT).decode() != fingerprint:
+def _do(do: Callable[[W, Path], bytes], out: Folder, fingerprint: bytes, unit: W) -> None:
+    if not out.exists(FINGERPRINT) or out.read(FINGERPRINT) != fingerprint:
         raise InputError(
             f"{out}: {gethostname()} does not see in it what the machine that began has put there. It must be a folder "
             "that all machines mount under this path, or a URL."
@@ -165,8 +158,8 @@ def _plan(part: Folder) -> Plan:
 
 def _assembled(out: Folder, plan: Plan) -> Manifest:
     out.sweep(None)
-    records = [Record.from_bytes(data) for data in out.each([_record(shard.name) for shard in plan.manifest.shards])]
+    records = [(_record(shard.name), 0, None) for shard in plan.manifest.shards]
     with out.filling() as folder:
-        assemble(records, plan, folder, out)
+        assemble([Record.from_bytes(data) for data in out.ranges(records)], plan, folder, out)
     out.remove(WORK)
     return Manifest.read(out)

@@ -34,8 +34,14 @@ def on_ray(do: Callable[[U], R], units: Sequence[U], address: str | None, *, gpu
         here, waiting = Path.cwd(), enumerate(units)
         running = {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, most)}
         while running:
-            done, _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done[0]), _result(ray, done[0])
+            [done], _ = ray.wait(list(running), num_returns=1)
+            try:
+                yield running.pop(done), ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                lost = f"{LIVES} workers in turn were lost at the same shard ({' '.join(str(error).split())[:300]})"
+                raise InputError(f"{lost}. Run again to go on.") from None
             running |= {task.remote(do, unit, here): number for number, unit in itertools.islice(waiting, 1)}
 
 
@@ -46,18 +52,6 @@ def _done(do: Callable[[U], R], unit: U, here: Path) -> R:
     return do(unit)
 
 
-def _result(ray: Any, done: Any) -> Any:
-    try:
-        return ray.get(done)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    except ray.exceptions.RayError as error:
-        why = " ".join(str(error).split())
-        raise InputError(
-            f"{LIVES} workers in turn were lost at the same shard ({why[:300]}). Run again to go on."
-        ) from None
-
-
 @contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
     """Join the cluster, and send this code to all of its machines."""
@@ -65,16 +59,16 @@ def _connected(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise InputError("engine ray needs one more package: pip install -r requirements-ray.txt") from None
-    _check(address or os.environ.get("RAY_ADDRESS", ""))
-    here = str(Path(__file__).parents[1])
+    where = address or os.environ.get("RAY_ADDRESS", "")
+    host, _, port = where.rpartition("//")[2].rpartition(":")
+    if host and port.isdecimal():  # else one of Ray's own words, such as auto
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()  # where Ray would wait ten minutes
+        except OSError as error:
+            raise InputError(f"{where}: no Ray cluster there ({error}). `ray start --head` begins one.") from None
+    code = {"py_modules": [str(Path(__file__).parents[1])]}
     try:
-        ray.init(
-            address,
-            runtime_env={"py_modules": [here]},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False,
-        )
+        ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no Ray cluster that can be joined: {error}. Do RAY_AUTH_MODE and RAY_AUTH_TOKEN say here what they say "
@@ -84,14 +78,3 @@ def _connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _check(address: str) -> None:
-    """Raise InputError if nobody listens at HOST:PORT, for which Ray would wait ten minutes."""
-    host, _, port = address.rpartition("//")[2].rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # one of Ray's own words, such as auto
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise InputError(f"{address}: no Ray cluster there ({error}). `ray start --head` begins one.") from None

@@ -6,12 +6,12 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import connection
-from typing import Literal, Protocol, TypeVar
+from itertools import islice
+from typing import Literal, TypeVar
 
 from PIL import Image
 from rich import progress
@@ -19,23 +19,15 @@ from rich.text import Text
 
 from shards.build.ray import on_ray
 from shards.errors import InputError
+from shards.format.dataset import ShardContents
+from shards.ingest.job import Unit
 from shards.machine import cpu_count
 
 WAITING = 4
 """Units a worker that wait for it; the others are not sent yet, so that memory does not grow with their number."""
 
-
-class Work(Protocol):
-    """What is done at once: by the name of its shard, and with how many samples it counts in the progress bar."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-
-W = TypeVar("W", bound=Work)
+W = TypeVar("W", bound=Unit | ShardContents)
+"""What is done at once, named as its shard is; its size is the samples that it counts in the progress bar."""
 R = TypeVar("R")
 
 
@@ -57,20 +49,12 @@ class RunConfig:
             raise InputError(f"ray-address {self.ray_address}: only --engine ray has one.")
 
 
-def run_units(
-    do: Callable[[W], R],
-    units: Sequence[W],
-    config: RunConfig,
-    *,
-    total: int,
-    exclusive: bool = False,
-    gpu: bool = False,
-) -> list[R]:
+def run_units(do: Callable[[W], R], units: Sequence[W], config: RunConfig, total: int, gpu: bool = False) -> list[R]:
     """Do every unit; return the results in the order of the units.
 
     The progress bar counts to `total` samples and begins at what is not in `units`. An error in one unit stops the
-    others before they begin. A unit that is `exclusive` uses all cores of this machine, one that wants a `gpu` gets one
-    of the cluster where there is one. Raises InputError if workers were killed.
+    others before they begin. With `gpu`, a unit gets one of the cluster's where there is one. Raises InputError if
+    workers were killed.
     """
     if not units:
         return []
@@ -78,12 +62,10 @@ def run_units(
     if config.engine == "ray":
         done = on_ray(do, units, config.ray_address, gpu=gpu)
     else:
-        done = _in_processes(do, units, 1 if exclusive else min(config.workers, len(units)))
+        done = _in_processes(do, units, min(config.workers, len(units)))
     columns = (progress.TextColumn("samples"), progress.BarColumn(), progress.MofNCompleteColumn(), _Rate())
-    with (
-        progress.Progress(*columns, progress.TimeElapsedColumn(), progress.TimeRemainingColumn()) as bar,
-        closing(done),
-    ):
+    times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
+    with progress.Progress(*columns, *times) as bar, closing(done):
         task = bar.add_task("", total=total, completed=total - sum(unit.size for unit in units))
         for number, result in done:
             results[number] = result
@@ -97,28 +79,20 @@ class _Rate(progress.ProgressColumn):
 
 
 def _in_processes(do: Callable[[W], R], units: Sequence[W], workers: int) -> Generator[tuple[int, R]]:
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-    running: dict[Future[R], int] = {}
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
+    waiting = enumerate(units)
     try:
-        for number, unit in enumerate(units):
-            running[pool.submit(do, unit)] = number
-            if len(running) >= WAITING * workers:
-                yield from _finished(running)
+        running = {pool.submit(do, unit): number for number, unit in islice(waiting, WAITING * workers)}
         while running:
-            yield from _finished(running)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+                running |= {pool.submit(do, unit): number for number, unit in islice(waiting, 1)}
     except BrokenProcessPool:
         raise InputError("a worker was killed (out of memory?). Run again to go on, with fewer --workers.") from None
     finally:
         # Waits: an executor left to close its pipes by itself races with the interpreter's end (bad descriptor).
         pool.shutdown(cancel_futures=True)
-
-
-def _finished(running: dict[Future[R], int]) -> Generator[tuple[int, R]]:
-    """Wait for one at least, and take what is done out of `running`."""
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield running.pop(future), future.result()
 
 
 def _begin_worker() -> None:
@@ -131,5 +105,5 @@ def _begin_worker() -> None:
 def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
+    parent.join()
     os._exit(1)

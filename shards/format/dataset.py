@@ -83,8 +83,7 @@ class Dataset:
         """Tell where the images of one component of the samples in `rows` (N,) lie."""
         if component in self._shared:
             return self.locate_shared(component, self.shared_number(component, rows))
-        found = self._samples[component][rows]
-        return Locations(self.shard_of(rows), *_bytes(found))
+        return Locations(self.shard_of(rows), *extents(self._samples[component][rows]))
 
     def shared_number(self, component: str, rows: NDArray[np.integer]) -> NDArray[np.int64]:
         """Tell which of the shared component's distinct images the samples in `rows` (N,) have, int64 (N,)."""
@@ -92,8 +91,7 @@ class Dataset:
 
     def locate_shared(self, component: str, numbers: NDArray[np.integer]) -> Locations:
         """Tell where the distinct images of these numbers (N,) lie."""
-        found = self._shared[component][numbers]
-        return Locations(np.full(len(numbers), len(self.manifest.shards)), *_bytes(found))
+        return Locations(np.full(len(numbers), len(self.manifest.shards)), *extents(self._shared[component][numbers]))
 
     def read(self, places: Locations) -> Iterator[bytes]:
         """Read the images at `places`; a tar is opened once for all that follow each other in it."""
@@ -102,21 +100,15 @@ class Dataset:
 
     def contents(self, number: int) -> "ShardContents":
         """Return one shard, by its number."""
-        begin, end = self.first_row[number : number + 2].tolist()
-        return ShardContents(
-            self.folder,
-            self.manifest.shards[number],
-            {name: self.manifest.image_format(name) for name in self.manifest.components},
-            np.asarray(self._keys[begin:end]),
-            np.asarray(self._samples[begin:end]),
-            {name: np.asarray(array) for name, array in self._shared.items()},
-        )
+        rows = slice(*self.first_row[number : number + 2].tolist())
+        formats = {name: self.manifest.image_format(name) for name in self.manifest.components}
+        shard = self.manifest.shards[number]
+        return ShardContents(self.folder, shard, formats, self._keys[rows], self._samples[rows], self._shared)
 
     def _array(self, name: str) -> NDArray[Any]:
         path = self.root / "index" / f"{name}.npy"
         try:
-            array: NDArray[Any] = np.load(path, mmap_mode="r")
-            return array
+            return np.asarray(np.load(path, mmap_mode="r"))
         except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two: a header's Python
             raise InputError(f"{path}: cannot be read ({error}). Copy the data set again, or convert again.") from error
 
@@ -151,17 +143,16 @@ class ShardContents:
     def images(self, name: str) -> Iterator[bytes]:
         """Cut one component of every sample, in their order, from the shard, which is read whole."""
         if name in self.shared:
-            return _cut(read_whole(self.folder, SHARED_TAR), self.shared[name][self.samples[name]])
-        return _cut(read_whole(self.folder, self.shard.name), self.samples[name])
+            return self._cut(SHARED_TAR, self.shared[name][self.samples[name]])
+        return self._cut(self.name, self.samples[name])
 
     def distinct(self, name: str) -> Iterator[bytes]:
         """Cut the distinct images of a shared component from shared.tar."""
-        return _cut(read_whole(self.folder, SHARED_TAR), self.shared[name])
+        return self._cut(SHARED_TAR, self.shared[name])
 
-
-def _cut(tar: bytes, places: NDArray[Any]) -> Iterator[bytes]:
-    offsets, sizes = _bytes(places)
-    return (tar[begin : begin + size] for begin, size in zip(offsets.tolist(), sizes.tolist(), strict=True))
+    def _cut(self, tar: str, places: NDArray[Any]) -> Iterator[bytes]:
+        data, columns = read_whole(self.folder, tar), (column.tolist() for column in extents(places))
+        return (data[begin : begin + size] for begin, size in zip(*columns, strict=True))
 
 
 @lru_cache(maxsize=3)
@@ -203,5 +194,6 @@ def download_index(folder: RemoteFolder, manifest: bytes, root: Path, stopped: t
     write_bytes(root / "manifest.json", manifest)
 
 
-def _bytes(found: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return found["block"].astype(np.int64) * BLOCK, found["bytes"].astype(np.int64)
+def extents(locations: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return offset and size in bytes, int64 (N,) each, of LOCATIONs (N,)."""
+    return locations["block"].astype(np.int64) * BLOCK, locations["bytes"].astype(np.int64)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.format.schema import Component
 from shards.format.storage import replacing
 
 Size = tuple[int, int]
@@ -32,17 +31,9 @@ class ImageFormat(NamedTuple):
     bits: int
     channels: int
 
-    @property
-    def header(self) -> tuple[str, Size, int]:
-        """What `read_header` finds in such an image."""
-        return self.extension, self.size, self.bits
-
-    @property
-    def mode(self) -> str:
-        """Pillow's name for the pixels: RGB, L, or I;16 for 16 bits."""
-        if self.bits == 16:
-            return "I;16"
-        return "RGB" if self.channels == 3 else "L"
+    def heads(self, data: bytes) -> bool:
+        """Tell by header and end, as `read_header` does, whether `data` is such an image."""
+        return read_header(data) == (self.extension, self.size, self.bits)
 
 
 class BadImage(Exception):  # noqa: N818 - a finding about the data, not a failure of the program
@@ -64,7 +55,7 @@ class LeftOut(NamedTuple):
 
 
 def decode_image(data: bytes, expected: ImageFormat) -> Image.Image:
-    """Decode `data` wholly and return its pixels in `expected.mode`; RGB and grey are converted to each other.
+    """Decode `data` wholly, to mode RGB, L or, of 16 bits, I;16; RGB and grey are converted to each other.
 
     Raises BadImage of kind empty, not-an-image, wrong-format, wrong-mode, too-large, wrong-size or truncated. Format,
     mode and size are checked by the header, before memory is spent on the pixels.
@@ -82,7 +73,8 @@ def decode_image(data: bytes, expected: ImageFormat) -> Image.Image:
         image.load()
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BadImage("truncated", str(error)) from error
-    return image if image.mode == expected.mode else image.convert(expected.mode)
+    mode = "I;16" if expected.bits == 16 else "RGB" if expected.channels == 3 else "L"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -126,11 +118,6 @@ def save_image(path: Path, image: Image.Image) -> None:
         image.save(temporary)
 
 
-def extension_of(component: Component, lossless: bool) -> str:
-    """Choose "jpg"; `lossless` makes mask and depth, which a network is to predict, "png"."""
-    return "png" if lossless and component.channels == 1 else "jpg"
-
-
 def scale_image(image: Image.Image, size: Size) -> Image.Image:
     """Scale an image by the filter that the loader scales by, so that it matters little which of them does it.
 
@@ -149,26 +136,16 @@ def encode_image(image: Image.Image, extension: str, full_chroma: bool = False) 
     That does not show in images that are scaled down when they are read, but it does at the size that is trained at
     (bench/LOG.md has what it costs in levels, bytes and IoU).
     """
-    buffer = io.BytesIO()
-    if extension == "jpg":
-        chroma = {"subsampling": "4:4:4", "optimize": True} if full_chroma else {}
-        image.save(buffer, "JPEG", quality=JPEG_QUALITY, **chroma)
-    else:
-        image.save(buffer, "PNG")
+    full = {"subsampling": "4:4:4", "optimize": True} if full_chroma and extension == "jpg" else {}
+    image.save(buffer := io.BytesIO(), _PILLOW_NAMES[extension], quality=JPEG_QUALITY, **full)  # PNG knows no quality
     return buffer.getvalue()
 
 
-_FAR = 1024
-"""Bytes among which the frame header of most images is."""
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_GREY_OR_RGB = {(8, 0), (8, 2), (16, 0)}
-"""Bits and kind of colour in a PNG; RGB of 16 bits is not among those that are stored."""
-_FRAMES = {0xC0, 0xC1, 0xC2}
-"""JPEG markers before the sizes of an image that libjpeg decodes: baseline, extended, progressive."""
 _PLAIN = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE2}
-"""Markers that may come before: tables, restart interval, comment, applications' own. Not E2: one kind of it announces
-further images, which makes the file another format (MPO) to Pillow."""
+"""JPEG markers that may come before a frame: tables, restart interval, comment, applications' own. Not E2: one kind of
+it announces further images, which makes the file another format (MPO) to Pillow."""
 
 
 def read_header(data: bytes) -> tuple[str, Size, int] | None:
@@ -178,24 +155,20 @@ def read_header(data: bytes) -> tuple[str, Size, int] | None:
     be decoded to be judged.
     """
     if data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9"):
-        return _of_beginning(data[: data.find(b"\xff\xc0", 0, _FAR) + 10]) or _jpeg_header(data)
+        beginning = data[: data.find(b"\xff\xc0", 0, 1024) + 10]  # the frame header of most images is not farther
+        return _of_beginning(beginning) or _jpeg_header(data)
     if data.startswith(_PNG) and data.endswith(_PNG_END):
         width, height, bits, kind = struct.unpack_from(">2L2B", data, len(_PNG))
-        return ("png", (height, width), bits) if (bits, kind) in _GREY_OR_RGB else None
+        plain = (bits, kind) in ((8, 0), (8, 2), (16, 0))  # grey or RGB; of 16 bits only grey is stored
+        return ("png", (height, width), bits) if plain else None
     return None
-
-
-@lru_cache(maxsize=1024)
-def _of_beginning(beginning: bytes) -> tuple[str, Size, int] | None:
-    """Remember the header by a JPEG's beginning, for one encoder's images begin alike."""
-    return _jpeg_header(beginning)
 
 
 def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-        if marker in _FRAMES:
+        if marker in (0xC0, 0xC1, 0xC2):  # a frame that libjpeg decodes: baseline, extended, progressive
             bits, height, width, channels = struct.unpack_from(">B2HB", data, at + 4)
             plain = bits == 8 and channels in (1, 3) and height and width
             return ("jpg", (height, width), bits) if plain else None
@@ -203,3 +176,7 @@ def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
             return None
         at += 2 + length
     return None
+
+
+_of_beginning = lru_cache(maxsize=1024)(_jpeg_header)
+"""Remembers the header by a JPEG's beginning, for one encoder's images begin alike."""

@@ -5,48 +5,41 @@ import re
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from shards.errors import InputError
 from shards.format.depth import DepthRange
-from shards.format.images import ImageFormat, Size
+from shards.format.images import JPEG_QUALITY, ImageFormat, Size
 from shards.format.storage import Folder, LocalFolder
 
 FORMAT = "sluice 1"
 LOCATION = np.dtype([("block", "<u4"), ("bytes", "<u4")])
 """Where an image lies in its tar: data offset in blocks of 512 bytes (so 2 TiB a shard), and size in bytes."""
 
-T = TypeVar("T")
 
-
-def from_json(kind: type[T], raw: Any) -> T:
-    """Build a `kind` of what JSON holds of one: dataclasses, named tuples, lists, tuples, dicts and `| None` of them.
+def from_json(kind: Any, raw: Any) -> Any:
+    """Build a `kind` of what JSON holds: dataclasses, named tuples, lists, tuples, dicts, paths, `| None` of them.
 
     Raises KeyError, TypeError or ValueError where `raw` is none.
     """
-    built: T = _built(kind, raw)
-    return built
-
-
-def _built(kind: Any, raw: Any) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return None if raw is None else _built(inner[0], raw)
+        return None if raw is None else from_json(inner[0], raw)
     if origin is list:
-        return [_built(inner[0], one) for one in raw]
+        return [from_json(inner[0], one) for one in raw]
     if origin is dict:
-        return {name: _built(inner[1], one) for name, one in raw.items()}
+        return {name: from_json(inner[1], one) for name, one in raw.items()}
     if origin is tuple:
-        return tuple(_built(part, one) for part, one in zip(inner, raw, strict=True))
+        return tuple(from_json(part, one) for part, one in zip(inner, raw, strict=True))
     if is_dataclass(kind) or hasattr(kind, "_fields"):
         types = get_type_hints(kind)
         given = raw if isinstance(raw, dict) else dict(zip(types, raw, strict=True))
-        return kind(**{name: _built(types[name], one) for name, one in given.items()})
+        return kind(**{name: from_json(types.get(name), one) for name, one in given.items()})
     if kind in (int, str) and not isinstance(raw, kind):
         raise TypeError(f"{raw!r} where {kind.__name__} is expected")
-    return raw
+    return Path(raw) if kind is Path else raw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +63,7 @@ class Encoding:
 
     resized_from: Size | None
     resized_by: str
-    jpeg_quality: int
+    jpeg_quality: int = JPEG_QUALITY
     jpeg_chroma: str
 
 
@@ -141,7 +134,8 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
         """Raises AttributeError, KeyError, TypeError or ValueError where `text` is not a manifest."""
-        return from_json(cls, json.loads(text))
+        manifest: Manifest = from_json(cls, json.loads(text))
+        return manifest
 
     @classmethod
     def read(cls, root: Path | Folder) -> "Manifest":

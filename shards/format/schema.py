@@ -48,7 +48,7 @@ class Sample(NamedTuple):
     key: str
     images: dict[str, bytes]
     histograms: dict[str, NDArray[np.int64]]
-    places: dict[str, tuple[str, int, int]] | None = None
+    places: dict[str, tuple[str, int, int]] = {}  # noqa: RUF012 - nobody adds to it
 
 
 class Identity(NamedTuple):

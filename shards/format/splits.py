@@ -21,9 +21,7 @@ class SplitConfig:
     """How samples are divided into train, val and test."""
 
     split_by: Literal["key", "identity"] = "key"
-    """key: every sample for itself, so figures and backgrounds recur in all splits (as in 2020). identity: figures and
-    backgrounds are divided, and a split holds the samples whose figure and background are both its own; the others
-    are in none"""
+    """key: each sample for itself, figures recur in all splits. identity: no figure or background is in two splits"""
     val_share: float = 0.1
     """share of the samples (or identities) that is for validation"""
     test_share: float = 0.1

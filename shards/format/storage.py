@@ -8,14 +8,14 @@ import os
 import random
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import Event
+from typing import Any
 
 from shards.errors import InputError
 
@@ -30,10 +30,10 @@ FIRST_PAUSE = 1.0
 STALLED = 60.0
 """seconds without a byte after which a transfer is given up"""
 _AT_ONCE = 128
-"""files, or parts of them, that are asked of a server at a time"""
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_TRANSIENT = {408, 425, 429}
-"""HTTP status codes 4xx that may be gone at the next try"""
+"""parts of files that are asked of a server at a time"""
+
+FileRange = tuple[str, int, int | None]
+"""name of a file, offset and size in bytes; without a size it is all that follows"""
 
 
 @contextmanager
@@ -58,12 +58,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-T = TypeVar("T")
-
-FileRange = tuple[str, int, int]
-"""name of a file, offset and size in bytes"""
-
-
 def is_url(where: str | Path) -> bool:
     """Whether `where` is a URL. A URL must not become a Path, which makes one slash of two."""
     return "://" in str(where)
@@ -82,11 +76,6 @@ class LocalFolder:
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
-    def name(self) -> str:
-        """The folder's own name, without what it lies in."""
-        return self.path.resolve().name
-
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
@@ -97,10 +86,6 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
-
-    def each(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield whole files, in the order in which they are asked for."""
-        return map(self.read, names)
 
     def ranges(self, places: Sequence[FileRange]) -> Iterator[bytes]:
         """Yield parts of files in the order of `places`; a file is opened once for all that follow each other in it."""
@@ -153,42 +138,27 @@ class RemoteFolder:
     def __str__(self) -> str:
         return self.url
 
-    @property
-    def name(self) -> str:
-        return self.url.rpartition("/")[2]
-
     def exists(self, name: str) -> bool:
         with self._asked(name) as (files, path):
             return bool(files.exists(path))
 
     def names(self, inside: str = "") -> set[str]:
-        with self._asked(inside) as (files, path):
-            try:
-                found = files.ls(path, detail=True)
-            except FileNotFoundError:
-                return set()
-            return {one["name"].rpartition("/")[2] for one in found if one["type"] == "file"}
+        with self._asked(inside) as (files, path), suppress(FileNotFoundError):
+            return {one["name"].rpartition("/")[2] for one in files.ls(path, detail=True) if one["type"] == "file"}
+        return set()
 
     def read(self, name: str) -> bytes:
         with self._asked(name) as (files, path):
-            data: bytes = files.cat_file(path)
-            return data
-
-    def each(self, names: Sequence[str]) -> Iterator[bytes]:
-        for some in _together(names):
-            with self._asked() as (files, root):
-                paths = [f"{root}/{name}" for name in some]
-                found: dict[str, bytes] = files.cat(paths)
-            yield from (found[path] for path in paths)
+            return bytes(files.cat_file(path))
 
     def ranges(self, places: Sequence[FileRange]) -> Iterator[bytes]:
-        for some in _together(places):
+        for some in (places[first : first + _AT_ONCE] for first in range(0, len(places), _AT_ONCE)):
             with self._asked() as (files, root):
                 paths, begins = [f"{root}/{name}" for name, _, _ in some], [begin for _, begin, _ in some]
-                ends = [begin + size for _, begin, size in some]
+                ends = [size if size is None else begin + size for _, begin, size in some]
                 found: list[bytes] = files.cat_ranges(paths, begins, ends, on_error="raise")
             for (name, _, size), data in zip(some, found, strict=True):
-                if len(data) != size:
+                if size is not None and len(data) != size:
                     came = f"{len(data):,} bytes came where {size:,} were asked for"
                     raise InputError(f"{self.url}/{name}: {came}. Use a server that sends parts of files.")
                 yield data
@@ -216,13 +186,7 @@ class RemoteFolder:
         """Do nothing: a file at a URL is never half written."""
 
     def download(
-        self,
-        name: str,
-        path: Path,
-        *,
-        size: int | None = None,
-        sha256: str | None = None,
-        stopped: threading.Event | None = None,
+        self, name: str, path: Path, *, size: int | None = None, sha256: str = "", stopped: Event | None = None
     ) -> None:
         """Write the file `name` to `path`, whole, of `size` bytes and with the digest `sha256` where these are given.
 
@@ -230,14 +194,13 @@ class RemoteFolder:
         the disk is full, or if TRIES tries have failed; StoppedError soon after `stopped` is set. What is at `path`
         then is of no use.
         """
-        url, stopped = f"{self.url}/{name}", stopped or threading.Event()
+        url, stopped = f"{self.url}/{name}", stopped or Event()
         for attempt in range(1, TRIES + 1):
             try:
                 files, source = self._located(name)
                 if files.async_impl:
-                    from fsspec.asyn import sync
-
-                    sync(files.loop, _watched, files, source, path, size, stopped)
+                    watched = _watched(files, source, path, size, stopped)
+                    asyncio.run_coroutine_threadsafe(watched, files.loop).result()
                 else:
                     files.get_file(source, str(path))
                 _check(path, size, sha256)
@@ -288,34 +251,28 @@ Folder = LocalFolder | RemoteFolder
 
 def folder_at(where: str | Path) -> Folder:
     """Return the folder at a path or URL."""
-    if is_url(where) and not str(where).startswith("file://"):
-        return RemoteFolder(str(where).rstrip("/"))
-    return LocalFolder(Path(str(where).removeprefix("file://")))
+    where = str(where).removeprefix("file://")
+    return RemoteFolder(where.rstrip("/")) if is_url(where) else LocalFolder(Path(where))
 
 
-def _together(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (items[first : first + _AT_ONCE] for first in range(0, len(items), _AT_ONCE))
-
-
-async def _watched(files: Any, source: str, path: Path, size: int | None, stopped: threading.Event) -> None:
+async def _watched(files: Any, source: str, path: Path, size: int | None, stopped: Event) -> None:
     """Download on fsspec's event loop, which only this can end early. Timeouts are each protocol's own, or absent."""
     transfer = asyncio.ensure_future(files._get_file(source, str(path)))
     written, since = _written(path), time.monotonic()
-    why: Exception | None = None
-    while not transfer.done():
-        await asyncio.wait([transfer], timeout=0.1)
-        if written != (written := _written(path)):
-            since = time.monotonic()
-        if stopped.is_set():
-            why = StoppedError()
-        elif time.monotonic() - since > STALLED:
-            why = ConnectionError(f"no byte came for {STALLED:g} s")
-        elif size is not None and written[0] > size:
-            why = _WrongError(f"more than the {size:,} bytes that the manifest says")
-        if why:
-            transfer.cancel()
-            await asyncio.wait([transfer])  # it has the file open until then
-            raise why
+    try:
+        while not transfer.done():
+            await asyncio.wait([transfer], timeout=0.1)
+            if written != (written := _written(path)):
+                since = time.monotonic()
+            if stopped.is_set():
+                raise StoppedError
+            if time.monotonic() - since > STALLED:
+                raise ConnectionError(f"no byte came for {STALLED:g} s")
+            if size is not None and written[0] > size:
+                raise _WrongError(f"more than the {size:,} bytes that the manifest says")
+    finally:
+        transfer.cancel()
+        await asyncio.wait([transfer])  # it has the file open until then
     transfer.result()
 
 
@@ -327,24 +284,21 @@ def _written(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def _check(path: Path, size: int | None, sha256: str | None) -> None:
+def _check(path: Path, size: int | None, sha256: str) -> None:
     found = path.stat().st_size
     if size is not None and found != size:
         raise _WrongError(f"{found:,} bytes came where the manifest says {size:,}")
     with path.open("rb") as file:
-        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        if sha256 and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
             raise _WrongError("its digest is not the one in the manifest (sha256)")
 
 
 def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None:
-    """Return what to tell of an error that another try would meet again; None of one that may pass.
-
-    path: where a download was written to.
-    """
+    """Return what to tell of an error, of a download to `path` if given, that no other try can mend; None of others."""
     status = _status(error)
     if isinstance(error, ImportError):
         return f"{url}: a package is missing: {error}."
-    if path and isinstance(error, OSError) and error.errno in _FULL:
+    if path and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"{path.parent}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, lower "
             "--cache-limit, or use another disk: --cache-dir or TMPDIR."
@@ -356,7 +310,7 @@ def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None
             f"{url}: no permission ({_told(error)}). Set credentials as the service's own tools read them, or in "
             "~/.config/fsspec. Some services answer so too where there is no such file."
         )
-    refused = status is not None and 400 <= status < 500 and status not in _TRANSIENT
+    refused = status is not None and 400 <= status < 500 and status not in (408, 425, 429)  # these may pass
     if refused or isinstance(error, ValueError) or "Validation" in type(error).__name__:  # botocore, of a bucket's name
         return f"{url}: {_told(error)}. Check the URL."
     return None

@@ -5,8 +5,8 @@ import os
 import re
 import struct
 import tarfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,7 @@ TarMember = tuple[str, int, int]
 _SPACE = re.compile(r"\s")
 _AT_ONCE = 1 << 20
 """Bytes that are written at a time."""
-_FLUSH: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+
 
 _BLANK = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
@@ -50,23 +50,22 @@ class ShardWriter:
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
         self._flusher = ThreadPoolExecutor(1)
-        self._flushed: Future[None] | None = None
+        self._flushed = self._flusher.submit(lambda: None)
         self._digest = hashlib.sha256()
         self._parts: list[bytes] = []
         self._written = self._offset = 0
 
     def write(self, key: str, images: dict[str, bytes]) -> list[TarMember]:
         """Append one sample, `images` by component with extension; return where each lies, in the same order."""
-        members = [self._append(key, name, data) for name, data in images.items()]
+        members = []
+        for name, data in images.items():
+            size, begin = len(data), self._offset + BLOCK
+            self._parts += (_header(f"{key}.{name}".encode(), size), data, bytes(-size % BLOCK))
+            self._offset = begin + size + -size % BLOCK
+            members.append((name, begin, size))
         if self._offset - self._written >= _AT_ONCE:
             self._hand_over()
         return members
-
-    def _append(self, key: str, name: str, data: bytes) -> TarMember:
-        size, begin = len(data), self._offset + BLOCK
-        self._parts += (_header(f"{key}.{name}".encode(), size), data, bytes(-size % BLOCK))
-        self._offset = begin + size + -size % BLOCK
-        return name, begin, size
 
     def _hand_over(self) -> None:
         """Give what was appended to the file and the digest, and to the disk in a thread: less to wait for in the end.
@@ -77,15 +76,11 @@ class ShardWriter:
         self._file.write(data)
         self._file.flush()
         self._digest.update(data)
-        if self._flushed is None or self._flushed.done():
-            self._wait()
-            self._flushed = self._flusher.submit(_FLUSH, self._file.fileno())
+        if self._flushed.done():
+            self._flushed.result()
+            self._flushed = self._flusher.submit(getattr(os, "fdatasync", os.fsync), self._file.fileno())
         self._parts.clear()
         self._written += len(data)
-
-    def _wait(self) -> None:
-        if self._flushed:
-            self._flushed.result()
 
     def close(self) -> tuple[str, int]:
         """End the tar as the format asks; return its sha256 and its size in bytes."""
@@ -93,7 +88,7 @@ class ShardWriter:
         self._parts.append(bytes(end))
         self._offset += end
         self._hand_over()
-        self._wait()
+        self._flushed.result()
         self._file.close()
         return self._digest.hexdigest(), self._offset
 

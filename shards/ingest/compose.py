@@ -16,21 +16,12 @@ from PIL import Image, ImageOps
 
 from shards.errors import InputError
 from shards.format.depth import METRES, STORED, DepthFormat, load_millimetres
-from shards.format.images import (
-    IMAGE_SUFFIXES,
-    JPEG_QUALITY,
-    BadImage,
-    ImageFormat,
-    LeftOut,
-    encode_image,
-    extension_of,
-    histogram,
-)
-from shards.format.manifest import Encoding, Manifest, Shard
-from shards.format.schema import BY_NAME, COMPONENTS, Sample, sample_key, shard_name
-from shards.format.splits import COUNTED, DivisionConfig, counted_samples, unit_interval
-from shards.ingest.job import Formats, Job, Plan, Unit, fingerprint, options_of, stored_components
-from shards.ingest.paste import SIZE_2020, Background, Figure, PasteConfig, Pasted, paste
+from shards.format.images import IMAGE_SUFFIXES, BadImage, ImageFormat, LeftOut, encode_image, histogram
+from shards.format.manifest import Encoding
+from shards.format.schema import BY_NAME, Sample, sample_key
+from shards.format.splits import COUNTED, DivisionConfig, unit_interval
+from shards.ingest.job import Formats, Job, Unit, divided, fingerprint, options_of, planned
+from shards.ingest.paste import SIZE_2020, Background, Figure, PasteConfig, paste
 
 TOGETHER = 1000
 """Samples that are made before any is written: of 100 backgrounds each comes ten times in a row then, its pixels still
@@ -46,17 +37,15 @@ class ComposeConfig(PasteConfig):
     bg: Path
     """folder of backgrounds; those of another size are cropped to a square and scaled"""
     depth: Path | None = None
-    """folder of the backgrounds' depth maps: 16-bit PNG, millimetres, 0 where nothing was measured; named and framed
-    like the backgrounds; without it the data set has no depth yet, and `python -m shards depth` adds it"""
+    """folder of depth maps, named and framed like the backgrounds: 16-bit PNG, millimetres, 0 where unknown"""
     format: DepthFormat | None = None
-    """depth as jpg, as in 2020, png without its loss, or png16: 16 bits a value; png if lossless, else jpg if not
-    given"""
+    """depth as jpg, png (no loss) or png16 (16 bits a value); if not given png with --lossless, else jpg"""
     places: int = 20
     """how often each figure is pasted on each background"""
     mirror: bool = False
     """paste each mirrored figure as often again"""
     figures_per_image: tuple[int, int] = (1, 1)
-    """least and most figures in an image: the one that the sample is named after, and others drawn from all of them"""
+    """least and most figures in an image: the one that the sample is named after, and others at random"""
     samples: int | None = None
     """keep so many of them, chosen at random; all if not given"""
     seed: int = 0
@@ -81,10 +70,9 @@ class ComposeConfig(PasteConfig):
     @cached_property
     def formats(self) -> Formats:
         """How each component is stored."""
-        stored = {one.name: (extension_of(one, self.lossless), 8) for one in COMPONENTS}
-        stored["depth"] = STORED[self.format or ("png" if self.lossless else "jpg")]
-        if not self.depth:
-            del stored["depth"]
+        exact: DepthFormat = "png" if self.lossless else "jpg"
+        forms = {"mask": exact, "depth": self.format or exact}
+        stored = {name: STORED[forms.get(name, "jpg")] for name in BY_NAME if name != "depth" or self.depth}
         size = self.size, self.size
         return {name: ImageFormat(form, size, bits, BY_NAME[name].channels) for name, (form, bits) in stored.items()}
 
@@ -102,38 +90,28 @@ def plan_composition(config: ComposeConfig) -> Job:
     left_out: list[LeftOut] = []
     figures = usable("fg", config.fg, left_out, load_figure)
     backgrounds = usable("bg", config.bg, left_out, partial(load_background, depth=config.depth, size=config.size))
-    order, step = _order(len(backgrounds), len(figures), config), config.division.samples_per_shard
+    order = _order(len(backgrounds), len(figures), config)
+    unit = partial(ComposeUnit, figures=tuple(figures), backgrounds=tuple(backgrounds), config=config)
     units = [
-        ComposeUnit(
-            name=shard_name(number),
-            size=len(part),
-            numbers=part,
-            counted=counted_samples(number * step, step, len(order), COUNTED),
-            figures=tuple(figures),
-            backgrounds=tuple(backgrounds),
-            config=config,
-        )
-        for number, part in enumerate(order[i : i + step] for i in range(0, len(order), step))
+        unit(name=name, size=len(part), numbers=part, counted=counted)
+        for name, part, counted in divided(order, config.division, COUNTED)
     ]
-    encoding = Encoding(
-        resized_from=None,
-        resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",
-        jpeg_quality=JPEG_QUALITY,
-        jpeg_chroma="4:4:4" if config.size < SIZE_2020 else "4:2:0",
-    )
     depths = [config.depth / f"{path.stem}.png" for path in backgrounds] if config.depth else []
     digests = (hashlib.sha256(path.read_bytes()).digest() for path in (*figures, *backgrounds, *depths))
-    manifest = Manifest(
-        image_size=(config.size, config.size),
-        components=stored_components(config.formats),
+    return planned(
+        units,
+        config.formats,
+        config.division,
+        left_out,
         depth=METRES,
-        split_by=config.division.split_by,
-        shards=[Shard(unit.name) for unit in units],
         sources={"fg": [path.name for path in figures], "bg": [path.name for path in backgrounds]},
         made_from=fingerprint(options_of(config, "fg", "bg", "depth"), digests),
-        storage=encoding,
+        storage=Encoding(
+            resized_from=None,
+            resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",
+            jpeg_chroma="4:4:4" if config.size < SIZE_2020 else "4:2:0",
+        ),
     )
-    return Job(Plan(manifest=manifest, left_out=left_out, split=config.division), units)
 
 
 def _order(backgrounds: int, figures: int, config: ComposeConfig) -> NDArray[np.uint32]:
@@ -234,10 +212,6 @@ class Pasting(NamedTuple):
     fg: int
     round: int
 
-    @property
-    def key(self) -> str:
-        return sample_key(self.bg, self.fg, self.round)
-
 
 _background = lru_cache(maxsize=1024)(load_background)
 _cutout = lru_cache(maxsize=1024)(load_figure)
@@ -278,23 +252,23 @@ class ComposeUnit(Unit):
 
     def sample(self, pasting: Pasting, count: bool = True) -> Sample:
         """Make one sample. Its statistics, if any, are those of the pixels before they were encoded."""
-        background, images = self._background(pasting), self.pasted(pasting).images
+        background, images = self._background(pasting), self.pasted(pasting)
         formats, full_chroma = self.config.formats, self.config.size < SIZE_2020
         data = {name: encode_image(image, formats[name].extension, full_chroma) for name, image in images.items()}
         histograms = {}
         if count:  # of fg_bg without its fourth channel, which is the mask
             histograms = {name: histogram(image)[: BY_NAME[name].channels] for name, image in images.items()}
             histograms["bg"] = background.histogram
-        return Sample(pasting.key, data | {"bg": background.data}, histograms)
+        return Sample(sample_key(*pasting), data | {"bg": background.data}, histograms)
 
-    def pasted(self, pasting: Pasting) -> Pasted:
-        """Make the pixels of one sample."""
-        random = Random(f"{self.config.seed} {pasting.key}")
+    def pasted(self, pasting: Pasting) -> dict[str, Image.Image]:
+        """Make the pixels of one sample, as `paste` returns them."""
+        random = Random(f"{self.config.seed} {sample_key(*pasting)}")
         return paste(self._background(pasting), self._figures(pasting), random, self.config)
 
     def _background(self, pasting: Pasting) -> Background:
         config = self.config
-        bits = config.formats["depth"].bits if config.depth else 8
+        _, bits = STORED[config.format or "jpg"]
         return _background(self.backgrounds[pasting.bg - 1], config.depth, config.size, bits)
 
     def _figures(self, pasting: Pasting) -> list[Figure]:
@@ -302,7 +276,7 @@ class ComposeUnit(Unit):
         config, paths = self.config, self.figures
         figures = [_figure(paths[pasting.fg - 1], pasting.round >= config.places)]
         if config.figures_per_image != (1, 1):
-            random = Random(f"{config.seed} {pasting.key} others")
+            random = Random(f"{config.seed} {sample_key(*pasting)} others")
             others = random.randint(*config.figures_per_image) - 1
             figures += [_figure(random.choice(paths), config.mirror and random.random() < 0.5) for _ in range(others)]
         return figures

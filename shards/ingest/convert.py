@@ -12,32 +12,11 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.format.depth import ExistingDepthConfig
-from shards.format.images import (
-    JPEG_QUALITY,
-    BadImage,
-    ImageFormat,
-    LeftOut,
-    decode_image,
-    encode_image,
-    extension_of,
-    histogram,
-    read_header,
-    scale_image,
-)
-from shards.format.manifest import Encoding, Manifest, Shard
-from shards.format.schema import BY_NAME, COMPONENTS, Sample, shard_name
-from shards.format.splits import COUNTED, DivisionConfig, counted_samples
-from shards.ingest.job import (
-    LOOKED_AT,
-    Formats,
-    Job,
-    Plan,
-    Unit,
-    common_formats,
-    fingerprint,
-    options_of,
-    stored_components,
-)
+from shards.format.images import BadImage, ImageFormat, LeftOut, decode_image, encode_image, histogram, scale_image
+from shards.format.manifest import Encoding
+from shards.format.schema import BY_NAME, COMPONENTS, Sample
+from shards.format.splits import COUNTED, DivisionConfig
+from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, divided, fingerprint, options_of, planned
 from shards.ingest.listing import Listing, Samples
 from shards.ingest.zips import Entry, Reader
 
@@ -53,18 +32,15 @@ class ConvertConfig(ExistingDepthConfig):
     """How image files become samples."""
 
     component: tuple[str, ...] = ()
-    """NAME=GLOB, once for each component (fg_bg, mask, depth, bg) that is not where the layout of 2020 has it; zips
-    count as folders"""
+    """NAME=GLOB, once for each component that is not where the layout of 2020 has it; zips count as folders"""
     background: str = r"combined_s([^_]+)_"
-    """regular expression whose group, found in a sample's name, is the name of its background or what follows the
-    last _ in it; a background named like the sample comes first"""
+    """regular expression; its group in a sample's name is the background's name, or the end of that after a _"""
     size: int | None = None
     """height and width to which all images are scaled down and encoded again; without it the files stay as they are"""
     lossless: bool = False
     """with size: mask and depth as PNG, which no second encoding blurs"""
     verify: Literal["full", "header"] = "full"
-    """full: every image is decoded. header: its header must say what it should, and its end be there; those of 1,000
-    samples are decoded, for the statistics"""
+    """full decodes every image; header reads headers and ends, and decodes 1,000 samples for the statistics"""
     division: DivisionConfig = field(default_factory=DivisionConfig)
 
     def __post_init__(self) -> None:
@@ -109,40 +85,25 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)
-    step, full = config.division.samples_per_shard, config.verify == "full"
+    full = config.verify == "full"
     units = [
-        ConvertUnit(
-            name=shard_name(number),
-            size=len(part),
-            entries=part,
-            given=given,
-            stored=stored,
-            counted=counted_samples(number * step, step, len(samples), COUNTED if full else DECODED),
-            decode_all=full,
-        )
-        for number, part in enumerate(samples[i : i + step] for i in range(0, len(samples), step))
+        ConvertUnit(name=name, size=len(part), entries=part, given=given, stored=stored, counted=counted, full=full)
+        for name, part, counted in divided(samples, config.division, COUNTED if full else DECODED)
     ]
     # Files in zips are told apart by their checksums, those in folders by their names and the contents of some: to ask
     # for sizes and times would cost as much as opening them, on a network drive.
     identities = (samples.keys.tobytes(), samples.found["packed"].tobytes(), samples.found["crc"].tobytes(), *some)
-    manifest = Manifest(
-        image_size=stored["fg_bg"].size,
-        components=stored_components(stored),
+    scaled = Encoding(resized_from=given["fg_bg"].size, resized_by="bilinear, antialiased", jpeg_chroma="4:4:4")
+    return planned(
+        units,
+        stored,
+        config.division,
+        listing.left_out,
         depth=config.depth_range,
-        split_by=config.division.split_by,
-        shards=[Shard(unit.name) for unit in units],
         made_from=fingerprint(options_of(config, "component", "background"), identities),
-        storage=Encoding(
-            resized_from=given["fg_bg"].size,
-            resized_by="bilinear, antialiased",
-            jpeg_quality=JPEG_QUALITY,
-            jpeg_chroma="4:4:4",
-        )
-        if config.size
-        else None,
+        storage=scaled if config.size else None,
         verified=config.verify,
     )
-    return Job(Plan(manifest=manifest, left_out=listing.left_out, split=config.division), units)
 
 
 def _some_images(samples: Samples, component: str) -> list[bytes]:
@@ -158,34 +119,32 @@ def _some_images(samples: Samples, component: str) -> list[bytes]:
 
 
 def _stored_formats(given: Formats, config: ConvertConfig) -> Formats:
-    """Decide what becomes of each component: of the size wanted, in the format that it has unless it is lossless."""
+    """Decide what becomes of each component: scaled, in the format that it has, but mask and depth PNG if lossless."""
     if config.size is None:
         return given
-    size = given["fg_bg"].size
-    wanted = (config.size, config.size)
+    size, wanted = given["fg_bg"].size, (config.size, config.size)
     if wanted == size or config.size > min(size):
         raise InputError(
             f"size {config.size}: the images are {size[1]}x{size[0]}. Give a smaller size, or none to keep them."
         )
-    stored = {name: form._replace(size=wanted) for name, form in given.items()}
-    for one in COMPONENTS:
-        if extension_of(one, config.lossless) == "png":
-            stored[one.name] = stored[one.name]._replace(extension="png")
-    return stored
+    return {
+        name: form._replace(size=wanted, extension="png" if config.lossless and form.channels == 1 else form.extension)
+        for name, form in given.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertUnit(Unit):
     """The images of one shard.
 
-    counted: numbers of the samples whose pixels are counted. decode_all: else of the others only headers are read.
+    counted: numbers of the samples whose pixels are counted. full: else of the others only headers are read.
     """
 
     entries: Samples
     given: Formats
     stored: Formats
     counted: range
-    decode_all: bool
+    full: bool
 
     def samples(self) -> Iterator[Sample | LeftOut]:
         with Reader() as reader:
@@ -195,7 +154,7 @@ class ConvertUnit(Unit):
                 images, histograms = {}, {}
                 for (name, given), entry in zip(self.given.items(), entries, strict=True):
                     check = _shared if BY_NAME[name].shared else own
-                    found = check(entry, given, self.stored[name], count or self.decode_all, count)
+                    found = check(entry, given, self.stored[name], count or self.full, count)
                     if isinstance(found, BadImage):
                         yield LeftOut(found.kind, key, name, entry.path, found.detail)
                     else:
@@ -210,7 +169,7 @@ def _checked(
     """Read and check an image, and make it what is stored. Its statistics are those of the pixels before encoding."""
     try:
         data = reader.read(entry)
-        if not decode and read_header(data) == given.header:
+        if not decode and given.heads(data):
             return data, None
         image = decode_image(data, given)
         if stored != given:

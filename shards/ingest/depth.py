@@ -1,6 +1,7 @@
 """`python -m shards depth`: the samples of a data set, with depth from a teacher. Composing needs cores, this a GPU."""
 
 import csv
+import io
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,22 +13,14 @@ from numpy.typing import NDArray
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset, ShardContents
-from shards.format.depth import STORED, DepthFormat, depth_image
+from shards.format.depth import STORED, depth_image
 from shards.format.images import BadImage, LeftOut, decode_image, encode_image, histogram
 from shards.format.manifest import Shard, StoredComponent
 from shards.format.schema import BY_NAME, LONGEST_KEY, Sample
 from shards.format.splits import SPLITS, DivisionConfig
 from shards.ingest.job import Job, Plan, Unit, fingerprint, options_of
-from shards.ingest.teacher import TeacherConfig, load_teacher, model_digest, resolved
+from shards.ingest.teacher import DepthConfig, load_teacher, model_digest, resolved
 from shards.machine import cpu_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class DepthConfig(TeacherConfig):
-    """Which teacher predicts the depth, and how that is stored."""
-
-    format: DepthFormat = "jpg"
-    """jpg as in 2020, png without its loss, or png16: 16 bits a value"""
 
 
 def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
@@ -35,7 +28,7 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
 
     Keys, splits, and all images but depth stay as they are. Raises InputError if there is no teacher.
     """
-    config, manifest = resolved(config), dataset.manifest
+    config, manifest, teacher = resolved(config), dataset.manifest, Path(config.teacher)
     extension, bits = STORED[config.format]
     has = manifest.components | {"depth": StoredComponent(extension=extension, channels=1, bits=bits)}
     options = options_of(config, "teacher", "device", "batch_size")
@@ -45,22 +38,17 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
         depth=config.depth_range,
         statistics={name: found for name, found in manifest.statistics.items() if name != "depth"},
         shards=[Shard(shard.name) for shard in manifest.shards],
-        sources=manifest.sources | {"depth": [config.called]},
+        sources=manifest.sources | {"depth": [teacher.resolve().name if teacher.is_dir() else config.teacher]},
         made_from=fingerprint(options, [(dataset.root / "manifest.json").read_bytes(), model_digest(config)]),
     )
     splits = {name: dataset.split(name).tolist() for name in SPLITS if manifest.splits.get(name)}
-    plan = Plan(manifest=goal, left_out=_left_out(dataset.root / "left-out.tsv"), split=DivisionConfig(), splits=splits)
+    report = dataset.root / "left-out.tsv"
+    rows = csv.reader(io.StringIO(report.read_bytes().decode() if report.exists() else "", newline=""), delimiter="\t")
+    left_out = [LeftOut(*row) for row in itertools.islice(rows, 1, None)]
+    plan = Plan(manifest=goal, left_out=left_out, split=DivisionConfig(), splits=splits)
     shards = map(dataset.contents, range(len(manifest.shards)))
     units = [DepthUnit(name=one.shard.name, size=one.size, contents=one, config=config) for one in shards]
     return Job(plan, units, exclusive=True, gpu=config.device != "cpu")
-
-
-def _left_out(path: Path) -> list[LeftOut]:
-    """Read what did not become part of the data set when it was made."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [LeftOut(*row) for row in list(csv.reader(file, delimiter="\t"))[1:]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,24 +11,14 @@ from typing import BinaryIO
 from shards.errors import InputError
 from shards.format.depth import ExistingDepthConfig
 from shards.format.images import IMAGE_SUFFIXES, BadImage, LeftOut, decode_image, histogram
-from shards.format.manifest import Manifest, Shard
+from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME, SHARED_TAR, WORK, Sample
 from shards.format.splits import DivisionConfig, SplitConfig
 from shards.format.tar import BLOCK, TarMember
-from shards.ingest.job import (
-    LOOKED_AT,
-    Formats,
-    Job,
-    Plan,
-    Unit,
-    common_formats,
-    fingerprint,
-    options_of,
-    stored_components,
-)
+from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, fingerprint, options_of, planned
 
-Found = dict[str, TarMember | LeftOut]
-"""One sample by component: where its image lies, or why that member cannot be used."""
+Members = dict[str, TarMember]
+"""Where the images of one sample lie, by component; without those that cannot be used."""
 
 _PACKED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -52,19 +42,12 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
     state = [f"{tar.name} {tar.stat().st_size} {tar.stat().st_mtime_ns}".encode() for tar in tars]
     made_from = _MARK + fingerprint(options_of(existing) | options_of(split), state)
     _forget_others(folder, made_from)
-    left_out = [
-        LeftOut("compressed", "", "", name, "images are read in place: unpack it to a plain tar") for name in packed
-    ] + [LeftOut("litter", "", "", path.name, "a hidden file") for path in found if path not in tars]
-    manifest = Manifest(
-        image_size=formats["fg_bg"].size,
-        components=stored_components(formats),
-        depth=existing.depth_range,
-        split_by=split.split_by,
-        shards=[Shard(tar.name) for tar in tars],
-        made_from=made_from,
-    )
-    plan = Plan(manifest=manifest, left_out=left_out, split=DivisionConfig(**vars(split)))
-    return Job(plan, [IndexUnit(name=tar.name, size=1, tar=tar, formats=formats) for tar in tars], in_place=True)
+    unpack = "images are read in place: unpack it to a plain tar"
+    left_out = [LeftOut("compressed", "", "", name, unpack) for name in packed]
+    left_out += [LeftOut("litter", "", "", path.name, "a hidden file") for path in found if path not in tars]
+    units = [IndexUnit(name=tar.name, size=1, tar=tar, formats=formats) for tar in tars]
+    division, depth = DivisionConfig(**vars(split)), existing.depth_range
+    return planned(units, formats, division, left_out, depth=depth, made_from=made_from)._replace(in_place=True)
 
 
 def _forget_others(folder: Path, fingerprint: str) -> None:
@@ -83,20 +66,15 @@ def _look(tars: list[Path]) -> Formats:
     """Find how most images of each component are encoded: by the first complete samples."""
     named: set[str] = set()
     for tar in tars:
-        found = list_tar(tar)[0].values()
-        samples = [{name: one for name, one in sample.items() if not isinstance(one, LeftOut)} for sample in found]
+        samples = list_tar(tar)[0].values()
         named |= {f"KEY.{one[0]}" for sample in samples for one in sample.values()}
         complete = [one for one in samples if one.keys() == BY_NAME.keys() and all(map(_extension, one.values()))]
-        if not complete:
-            continue
-        with tar.open("rb") as file:
-            fg_bg, depth = (
-                [_read(file, sample[name]) for sample in complete[:LOOKED_AT]] for name in ("fg_bg", "depth")
-            )
-        formats = common_formats([_extension(complete[0][name]) for name in BY_NAME], fg_bg, depth)
-        if formats is None:
+        if complete:
+            with tar.open("rb") as file:
+                fg_bg, depth = ([_read(file, one[name]) for one in complete[:LOOKED_AT]] for name in ("fg_bg", "depth"))
+            if formats := common_formats([_extension(complete[0][name]) for name in BY_NAME], fg_bg, depth):
+                return formats
             raise InputError(f"{tar}: its fg_bg components are no images.")
-        return formats
     raise InputError(
         f"{tars[0]}{f' and {len(tars) - 1} more' if tars[1:] else ''}: no sample has all of {', '.join(BY_NAME)} as "
         f"images; its members are named {', '.join(sorted(named)[:8]) or 'otherwise (not KEY.fg_bg.jpg)'}."
@@ -124,20 +102,17 @@ class IndexUnit(Unit):
     def samples(self) -> Iterator[Sample | LeftOut]:
         samples, left_out = list_tar(self.tar)
         yield from left_out
+        told = {(one.key, one.component) for one in left_out}
         with self.tar.open("rb") as file:
-            for key, found in samples.items():
-                missing = [name for name in self.formats if name not in found]
-                unusable = [one for one in found.values() if isinstance(one, LeftOut)]
-                members = {name: one for name, one in found.items() if not isinstance(one, LeftOut)}
-                if unusable:
-                    yield from unusable
-                elif missing:
+            for key, members in samples.items():
+                missing = [name for name in self.formats if name not in members]
+                if not missing:
+                    yield from self._checked(key, members, file)
+                elif not any((key, name) in told for name in missing):
                     detail = f"lacks {', '.join(missing)}; it has {', '.join(members)}"
                     yield LeftOut("missing", key, "", self.name, detail)
-                else:
-                    yield from self._checked(key, members, file)
 
-    def _checked(self, key: str, members: dict[str, TarMember], file: BinaryIO) -> Iterator[Sample | LeftOut]:
+    def _checked(self, key: str, members: Members, file: BinaryIO) -> Iterator[Sample | LeftOut]:
         images, histograms = {}, {}
         for name, form in self.formats.items():
             named, *_ = members[name]
@@ -152,7 +127,7 @@ class IndexUnit(Unit):
             yield Sample(key, images, histograms, members)
 
 
-def list_tar(tar: Path) -> tuple[dict[str, Found], list[LeftOut]]:
+def list_tar(tar: Path) -> tuple[dict[str, Members], list[LeftOut]]:
     """Read the headers of a USTAR, GNU, PAX or v7 tar.
 
     Returns the samples by key, in the order of their first members, and what is no part of any. A sample's members need
@@ -161,13 +136,11 @@ def list_tar(tar: Path) -> tuple[dict[str, Found], list[LeftOut]]:
     as litter. Raises InputError if the tar is compressed, cut short, damaged, or several joined into one.
     """
     with tar.open("rb") as file:
-        first = file.read(8)
         for magic, name in _COMPRESSED.items():
-            if first.startswith(magic):
+            if file.peek(8).startswith(magic):
                 raise InputError(
                     f"{tar}: compressed by {name}. Images are read in place, so unpack it to a plain tar first."
                 )
-        file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 found = _found(tar.name, archive)
@@ -189,9 +162,9 @@ def list_tar(tar: Path) -> tuple[dict[str, Found], list[LeftOut]]:
     return found
 
 
-def _found(tar: str, archive: tarfile.TarFile) -> tuple[dict[str, Found], list[LeftOut]]:
+def _found(tar: str, archive: tarfile.TarFile) -> tuple[dict[str, Members], list[LeftOut]]:
     """Sort the members by sample and component. The last of several wins, as it does when the tar is unpacked."""
-    samples: dict[str, Found] = {}
+    samples: dict[str, Members] = {}
     left_out: list[LeftOut] = []
     others: list[tuple[str, str]] = []
     places: dict[PurePosixPath, tuple[int, int]] = {}
@@ -208,17 +181,15 @@ def _found(tar: str, archive: tarfile.TarFile) -> tuple[dict[str, Found], list[L
             others.append((key, member.name))
             continue
         sample = samples.setdefault(key, {})
-        before = sample.get(component)
-        if isinstance(before, LeftOut):
-            left_out.append(before)
-        elif before:
+        if before := sample.get(component):
             why = f"{member.name} comes after it and is used"
             left_out.append(LeftOut("duplicate", key, component, f"{tar}/{key}.{before[0]}", why))
         place = places.get(PurePosixPath(member.linkname) if member.islnk() else path)
         try:
             sample[component] = (named, *_usable(member, path, place))
         except BadImage as bad:
-            sample[component] = LeftOut(bad.kind, key, component, f"{tar}/{member.name}", bad.detail)
+            sample.pop(component, None)
+            left_out.append(LeftOut(bad.kind, key, component, f"{tar}/{member.name}", bad.detail))
     litter = (f"{tar}/{name}" for key, name in others if key not in samples)
     left_out += [LeftOut("litter", "", "", name, "no component of a sample by its name") for name in litter]
     return samples, left_out

@@ -9,9 +9,9 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from shards.format.images import ImageFormat, LeftOut, size_and_bits
-from shards.format.manifest import Manifest, StoredComponent, from_json
-from shards.format.schema import COMPONENTS, Sample
-from shards.format.splits import DivisionConfig
+from shards.format.manifest import Manifest, Shard, StoredComponent, from_json
+from shards.format.schema import COMPONENTS, Sample, shard_name
+from shards.format.splits import DivisionConfig, counted_samples
 
 Formats = dict[str, ImageFormat]
 """How the images of each component are encoded."""
@@ -53,7 +53,8 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        return from_json(cls, json.loads(text))
+        plan: Plan = from_json(cls, json.loads(text))
+        return plan
 
 
 class Job(NamedTuple):
@@ -68,6 +69,34 @@ class Job(NamedTuple):
     in_place: bool = False
     exclusive: bool = False
     gpu: bool = False
+
+
+def divided(samples: Any, division: DivisionConfig, at_most: int) -> Iterator[tuple[str, Any, range]]:
+    """Divide samples into shards; yield each one's name, its samples, and the numbers of those that are counted.
+
+    samples: anything that has a length and slices. at_most: samples counted in all, spread evenly.
+    """
+    step = division.samples_per_shard
+    for number, begin in enumerate(range(0, len(samples), step)):
+        counted = counted_samples(begin, step, len(samples), at_most)
+        yield shard_name(number), samples[begin : begin + step], counted
+
+
+def planned(
+    units: Sequence[Unit], formats: Formats, split: DivisionConfig, left_out: list[LeftOut], **about: Any
+) -> Job:
+    """Plan the data set of these units, whose images are encoded as `formats` says. about: more of its manifest."""
+    manifest = Manifest(
+        image_size=formats["fg_bg"].size,
+        components={
+            name: StoredComponent(extension=form.extension, channels=form.channels, bits=form.bits)
+            for name, form in formats.items()
+        },
+        split_by=split.split_by,
+        shards=[Shard(unit.name) for unit in units],
+        **about,
+    )
+    return Job(Plan(manifest=manifest, left_out=left_out, split=split), units)
 
 
 def fingerprint(options: dict[str, Any], sources: Iterable[bytes]) -> str:
@@ -105,12 +134,4 @@ def common_formats(extensions: Iterable[str], fg_bg: Iterable[bytes], depth: Ite
     return {
         one.name: ImageFormat(extension, found[0], deep.get((one.name, extension), 8), one.channels)
         for one, extension in zip(COMPONENTS, extensions, strict=True)
-    }
-
-
-def stored_components(formats: Formats) -> dict[str, StoredComponent]:
-    """Tell what a manifest says of the formats."""
-    return {
-        name: StoredComponent(extension=form.extension, channels=form.channels, bits=form.bits)
-        for name, form in formats.items()
     }

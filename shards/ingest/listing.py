@@ -68,13 +68,12 @@ def _in_folder(folder: Path, inside: str) -> Iterator[Siblings]:
         if kind == "file":
             while together := list(map(Entry, repeat(str(folder)), islice(names, _TOGETHER))):
                 yield inside, together
-        elif kind == "zip":
-            for name in names:
+            continue
+        for name in names:
+            if kind == "zip":
                 yield from _in_zip(folder / name, f"{inside}/{name[: -len('.zip')]}")
-        else:
-            for name in names:
-                if name != WORK:
-                    yield from _in_folder(folder / name, f"{inside}/{name}")
+            elif name != WORK:
+                yield from _in_folder(folder / name, f"{inside}/{name}")
 
 
 def _in_zip(path: Path, inside: str) -> Iterator[Siblings]:
@@ -117,11 +116,8 @@ class Source(NamedTuple):
     def name(self, key: str) -> str:
         return key + self.ending if self.ending.startswith(".") else self.ending
 
-    def path(self, key: str) -> str:
-        return f"{self.folder}/{self.name(key)}"
-
-    def entry(self, key: str, header: int, packed: int, crc: int) -> Entry:
-        return Entry(self.folder, self.name(key), self.zip, self.method, header, packed, crc)
+    def entry(self, key: str, *where: int) -> Entry:
+        return Entry(self.folder, self.name(key), self.zip, self.method, *where)
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ class Listing:
                 self._found += bytes(width)
             at = row * width + offsets[component]
             if there := _RECORD.unpack_from(self._found, at)[0]:
-                why = f"{self._sources[there].path(key)} has the same name"
+                why = f"{self._sources[there].entry(key).path} has the same name"
                 self.left_out.append(LeftOut("duplicate", key, component, entry.path, why))
                 continue
             ending = entry.name[len(stem) :] if stem == key else entry.name
@@ -262,7 +258,7 @@ class Listing:
             storable = key.isprintable() and len(key.encode()) <= LONGEST_KEY
             if not begun[row] or (complete[row] and storable):
                 continue
-            some = self._sources[int(numbers[row][numbers[row] > 0][0])].path(key)
+            some = self._sources[int(numbers[row][numbers[row] > 0][0])].entry(key).path
             for name in names[numbers[row] == 0].tolist():
                 self.left_out.append(LeftOut("missing", key, name, some, f"there is no {name} for it"))
             if not storable:

@@ -1,7 +1,6 @@
 """Figures pasted on a background: the pixels of one sample."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -39,8 +38,7 @@ class PasteConfig:
     floor: float = 0.4
     """feet stand in this lowest share of the image; 1 puts them anywhere that the figure fits"""
     jitter: float = 0.0
-    """colours of each figure, from 0 (as they are) to 1: brightness, contrast and saturation are each multiplied by
-    1 - jitter to 1 + jitter, and hue is turned by up to 90 degrees x jitter either way"""
+    """strength, 0 to 1, of random changes of each figure's brightness, contrast, saturation and hue (90 degrees)"""
     shadow: float = 0.0
     """a soft shadow on the background at the feet of each figure takes at most this share of the light, 0 to 1"""
 
@@ -135,22 +133,6 @@ class _Kept:
 _kept = _Kept(KEPT)
 
 
-class Pasted(NamedTuple):
-    """The new images of a sample: fg_bg is RGBX, of which X is the mask; mask and depth, of 8 or 16 bits, are grey.
-
-    Depth is None if that of the background is not known.
-    """
-
-    fg_bg: Image.Image
-    mask: Image.Image
-    depth: Image.Image | None
-
-    @property
-    def images(self) -> dict[str, Image.Image]:
-        """The images by the name of their component."""
-        return {"fg_bg": self.fg_bg, "mask": self.mask} | ({"depth": self.depth} if self.depth else {})
-
-
 class Placed(NamedTuple):
     """A figure and where it stands: its left column, and the row under its feet."""
 
@@ -174,8 +156,11 @@ class Placed(NamedTuple):
         return middle  # by hand, for np.median takes ten times as long for so few
 
 
-def paste(background: Background, figures: Sequence[Figure], random: Random, config: PasteConfig) -> Pasted:
+def paste(background: Background, figures: list[Figure], random: Random, config: PasteConfig) -> dict[str, Image.Image]:
     """Paste the figures at random places and sizes: fg_bg = alpha * figure + (1 - alpha) * background.
+
+    Returns the new images of a sample: fg_bg is RGBX, of which X is the mask; mask and depth, of 8 or 16 bits, are
+    grey. There is no depth if that of the background is not known.
 
     The lower its feet, the nearer a figure is: nearer ones cover farther ones in all three images. The mask is the
     share of each pixel in which the background does not show. A pixel has one depth, that of a figure which covers half
@@ -192,15 +177,15 @@ def paste(background: Background, figures: Sequence[Figure], random: Random, con
             _cast_shadow(canvas, one, config.shadow)
     for one in placed:
         canvas.paste(one.scaled.image, one.box, one.scaled.alpha)
-    depth = None
+    images = {"fg_bg": canvas, "mask": canvas.getchannel("X")}
     if background.depth is not None:
-        depth = background.depth_image.copy()
+        images["depth"] = depth = background.depth_image.copy()
         for one in placed:
             opaque = one.scaled.alpha.convert("1", dither=Image.Dither.NONE)
             level = _level(one.metres(background.depth), background.bits)
             # An image, because a mere number is pasted wrongly by Pillow 13 where there are 16 bits.
             depth.paste(Image.new(depth.mode, opaque.size, level), one.box, opaque)
-    return Pasted(canvas, canvas.getchannel("X"), depth)
+    return images
 
 
 def _level(metres: np.float32, bits: int) -> int:

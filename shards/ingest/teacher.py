@@ -10,45 +10,38 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.depth import METRES, DepthRange
+from shards.format.depth import METRES, DepthFormat, DepthRange
 from shards.machine import cpu_count
-
-T = TypeVar("T", bound="TeacherConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
-    """Which model predicts depth, what its numbers mean, and how it runs."""
+class DepthConfig:
+    """Which teacher predicts the depth, what its numbers mean, how it runs, and how the depth is stored."""
 
     teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"
-    """name on the Hugging Face hub, or a local folder. The default's depth is relative; in metres indoors:
-    depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; trained on NYU, nearest to 2020: vinvino02/glpn-nyu"""
+    """name on the Hugging Face hub, or a local folder; docs/data.md names some for relative depth and for metres"""
     predicts: Literal["auto", "metres", "near-is-bright", "near-is-dark"] = "auto"
-    """what the model's numbers are: metres, or relative to each image, greater where it is near (near-is-bright, the
-    inverse of depth) or where it is far (near-is-dark); auto is what the model's configuration says"""
+    """metres, or relative depth that is greater where near or where far; auto: as the model's configuration says"""
     metres: tuple[float, float] | None = None
     """depth that black and white stand for, of a model that predicts metres; beyond it is cut off. 0 10 if not given"""
     batch_size: int = 32
     """images that the model sees at once"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto is cuda where there is one"""
+    format: DepthFormat = "jpg"
+    """jpg as in 2020, png without its loss, or png16: 16 bits a value"""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"batch_size={self.batch_size}: at least 1 is needed.")
         if self.metres:
             DepthRange.metres(*self.metres)
-
-    @property
-    def called(self) -> str:
-        """Its name on the hub, or the folder's."""
-        return Path(self.teacher).resolve().name if Path(self.teacher).is_dir() else self.teacher
 
     @property
     def depth_range(self) -> DepthRange:
@@ -61,7 +54,7 @@ class TeacherConfig:
 class Teacher:
     """A model on its device. On a CPU the same batch gives the same depth, to the bit; another differs in rounding."""
 
-    def __init__(self, config: TeacherConfig) -> None:
+    def __init__(self, config: DepthConfig) -> None:
         """`config` must be resolved. Raises InputError if there is no such model, or if it is none for depth."""
         import torch
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
@@ -82,20 +75,10 @@ class Teacher:
         self._pool = ThreadPoolExecutor(cpu_count())
 
     def predict(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Predict depth (H, W) of each RGB image (H, W, 3): metres, or 0 (near) to 1 (far) over each image.
+        """Predict depth (H, W) of each RGB image (H, W, 3) of a batch: metres, or 0 (near) to 1 (far) over each image.
 
         An image of one value is all near. Raises InputError if what the model says is no number.
         """
-        size, depth_range = self._config.batch_size, self._config.depth_range
-        parts = (self._outputs(images[i : i + size]) for i in range(0, len(images), size))
-        outputs = [output for part in parts for output in part]
-        if depth_range.unit == "m":
-            return outputs
-        distances = (-output if depth_range.near_is_bright else output for output in outputs)
-        from_nearest = (one - one.min() for one in distances)
-        return [one / max(one.max(), np.finfo(np.float32).tiny) for one in from_nearest]
-
-    def _outputs(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         import torch
 
         teacher, cuda = self._config.teacher, self._device.type == "cuda"
@@ -115,14 +98,18 @@ class Teacher:
         depths = [one["predicted_depth"].cpu().numpy() for one in found]
         if not all(np.isfinite(depth).all() for depth in depths):
             raise InputError(f"{teacher}: its depth is no number. Try --device cpu.")
-        return depths
+        if self._config.predicts == "metres":
+            return depths
+        distances = (-depth if self._config.predicts == "near-is-bright" else depth for depth in depths)
+        from_nearest = (one - one.min() for one in distances)
+        return [one / max(one.max(), np.finfo(np.float32).tiny) for one in from_nearest]
 
 
 load_teacher = lru_cache(maxsize=1)(Teacher)
 """Loads the teacher of this process: once, whatever the number of shards."""
 
 
-def resolved(config: T) -> T:
+def resolved(config: DepthConfig) -> DepthConfig:
     """Fill in what the model predicts, where that was left to it. Reads its configuration, not its weights.
 
     Raises InputError if transformers is not installed, if there is no such model, or if it does not say; and if metres
@@ -149,7 +136,7 @@ def resolved(config: T) -> T:
     return replace(config, predicts=predicts)
 
 
-def model_digest(config: TeacherConfig) -> bytes:
+def model_digest(config: DepthConfig) -> bytes:
     """Tell two versions of a model apart: by the commit of one on the hub, by the digest of a folder's files."""
     folder = Path(config.teacher)
     if not folder.is_dir():

@@ -20,9 +20,9 @@ _END = struct.Struct("<4s4H2LH")
 _END64_AT = struct.Struct("<4sLQL")
 """Where the larger form of it lies, for zips over 4 GB or 65,535 members."""
 _END64 = struct.Struct("<4sQ2H2L4Q")
-_ENTRY = struct.Struct("<4s6H3L5H2L")
-"""Directory entry: signature, versions, flags, method, time, CRC, packed, size, lengths of path, extra and comment, ..,
-header; the path, the extra fields and the comment follow."""
+_ENTRY = struct.Struct("<4s4x2H4x3L3H8xL")
+"""Directory entry: signature, .., flags, method, .., CRC, packed, size, lengths of path, extra and comment, .., header;
+the path, the extra fields and the comment follow."""
 _LOCAL = struct.Struct("<4s22x2H")
 """Before a member's bytes: ..., lengths of the name and of the extra fields that follow."""
 _FULL = 0xFFFFFFFF
@@ -91,8 +91,7 @@ def _directory(file: BinaryIO) -> tuple[int, int, int]:
 
 def _next(zip: str, file: BinaryIO, shift: int) -> Entry:
     """Read an entry of the directory. Raises ValueError or struct.error if there is none."""
-    fixed = _ENTRY.unpack(file.read(_ENTRY.size))
-    signature, _, _, flags, method, _, _, crc, packed, size, path, extra, comment, _, _, _, header = fixed
+    signature, flags, method, crc, packed, size, path, extra, comment, header = _ENTRY.unpack(file.read(_ENTRY.size))
     if signature != b"PK\x01\x02":
         raise ValueError("no entry")
     rest = file.read(path + extra + comment)

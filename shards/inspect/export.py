@@ -3,8 +3,10 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -30,44 +32,43 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     """
     if out.exists() and any(out.iterdir()) and not (out / WORK).exists():
         raise InputError(f"{out}: not empty. Name a folder that is not there yet.")
-    files = _files(dataset)
-    backgrounds = _shared_backgrounds(dataset)
-    fingerprint = hashlib.sha256((dataset.root / "manifest.json").read_bytes()).hexdigest()
-    claim(LocalFolder(out), fingerprint)
-    LocalFolder(out).sweep(None)
-    if dataset.manifest.shared:
-        _refuse_damaged(dataset.folder, dataset.manifest.shared, dataset.folder.read(SHARED_TAR))
+    folder, manifest = LocalFolder(out), dataset.manifest
+    keys = [dataset.key(row) for row in range(len(dataset))]
+    files, backgrounds = _files(dataset.folder, keys), _shared_backgrounds(dataset, keys)
+    claim(folder, hashlib.sha256((dataset.root / "manifest.json").read_bytes()).hexdigest())
+    folder.sweep(None)
+    if manifest.shared:
+        _refuse_damaged(dataset.folder, manifest.shared, dataset.folder.read(SHARED_TAR))
     if backgrounds:
-        _write_backgrounds(dataset, out, backgrounds)
-    own = [name for name in dataset.manifest.components if not (name == "bg" and backgrounds)]
-    units = [
-        _Unit(dataset.contents(number), files[begin : begin + shard.samples])
-        for number, (begin, shard) in enumerate(zip(dataset.first_row.tolist(), dataset.manifest.shards, strict=False))
-    ]
-    resume(partial(_write_shard, own), units, LocalFolder(out), fingerprint, config)
+        shelves, extension = out / BY_NAME["bg"].folder, manifest.components["bg"].extension
+        shelves.mkdir(exist_ok=True)
+        places = dataset.locate_shared("bg", np.array(list(backgrounds.values())))
+        for name, data in zip(backgrounds, dataset.read(places), strict=True):
+            _write(shelves / f"Shelves_{name}.{extension}", data)
+    own = [name for name in manifest.components if not (name == "bg" and backgrounds)]
+    shards = map(dataset.contents, range(len(manifest.shards)))
+    units = [_Unit(**vars(one), files=list(islice(files, one.size))) for one in shards]
+    resume(partial(_write_shard, own), units, folder, config)
 
 
-def _files(dataset: Dataset) -> list[PurePath]:
+def _files(folder: Folder, keys: list[str]) -> Iterator[PurePath]:
     """Choose each sample's folder and file name, without an extension, for its key may not be one."""
     first: dict[str, str] = {}
-    for key in (dataset.key(row) for row in range(len(dataset))):
+    for key in keys:
         # The key as `convert` would make it of a file's name; keys of foreign tars may have folders too.
         other = first.setdefault(stem := re.sub(r"[\s./\\]", "_", key), key)
         if other != key:
-            raise InputError(f"{dataset.folder}: samples {other!r} and {key!r} would both be {stem!r} as files.")
+            raise InputError(f"{folder}: samples {other!r} and {key!r} would both be {stem!r} as files.")
     rounds = [known.round if (known := identity(stem)) else None for stem in first]
     if None in rounds:
         rounds = [str(row // IN_A_FOLDER) for row in range(len(first))]
-    return [PurePath(str(folder), stem) for folder, stem in zip(rounds, first, strict=True)]
+    return map(PurePath, map(str, rounds), first)
 
 
-def _shared_backgrounds(dataset: Dataset) -> dict[str, int]:
+def _shared_backgrounds(dataset: Dataset, keys: list[str]) -> dict[str, int]:
     """Find the number in shared.tar of every background that the keys name; nothing if a name stands for several."""
-    if not dataset.manifest.components["bg"].shared:
-        return {}
-    known = [identity(dataset.key(row)) for row in range(len(dataset))]
-    names = [one.bg for one in known if one]
-    if len(names) < len(known):
+    names = [known.bg for key in keys if (known := identity(key))]
+    if len(names) < len(keys) or not dataset.manifest.components["bg"].shared:
         return {}
     pairs = set(zip(names, dataset.shared_number("bg", np.arange(len(names))).tolist(), strict=True))
     found = dict(pairs)
@@ -79,38 +80,20 @@ def _refuse_damaged(folder: Folder, shard: Shard, data: bytes) -> None:
         raise InputError(f"{folder}/{shard.name}: damaged. `python -m shards verify {folder}` tells what else is.")
 
 
-def _write_backgrounds(dataset: Dataset, out: Path, backgrounds: dict[str, int]) -> None:
-    places = dataset.locate_shared("bg", np.array(list(backgrounds.values())))
-    extension, folder = dataset.manifest.components["bg"].extension, out / BY_NAME["bg"].folder
-    folder.mkdir(exist_ok=True)
-    for name, data in zip(backgrounds, dataset.read(places), strict=True):
-        _write(folder / f"Shelves_{name}.{extension}", data)
-
-
 @dataclass(frozen=True)
-class _Unit:
+class _Unit(ShardContents):
     """A shard, and the folder and name of each of its samples, without extension."""
 
-    contents: ShardContents
     files: list[PurePath]
-
-    @property
-    def name(self) -> str:
-        return self.contents.shard.name
-
-    @property
-    def size(self) -> int:
-        return len(self.files)
 
 
 def _write_shard(components: list[str], unit: _Unit, out: Path) -> bytes:
-    folder, shard = unit.contents.folder, unit.contents.shard
-    _refuse_damaged(folder, shard, read_whole(folder, shard.name))
+    _refuse_damaged(unit.folder, unit.shard, read_whole(unit.folder, unit.name))
     for component in components:
-        tree, extension = out / BY_NAME[component].folder, unit.contents.formats[component].extension
+        tree, extension = out / BY_NAME[component].folder, unit.formats[component].extension
         for inside in {file.parent for file in unit.files}:
             (tree / inside).mkdir(parents=True, exist_ok=True)
-        for file, data in zip(unit.files, unit.contents.images(component), strict=True):
+        for file, data in zip(unit.files, unit.images(component), strict=True):
             _write(tree / f"{file}.{extension}", data)
     os.sync()
     return b""

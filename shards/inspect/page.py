@@ -4,9 +4,10 @@ import base64
 import csv
 import io
 import re
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +28,7 @@ from shards.format.storage import write_bytes
 from shards.inspect.show import evenly, pictures, storage_words
 from shards.machine import cpu_count
 
-_VARIABLES = {
-    "#000001": "var(--accent)",
-    "#000002": "var(--median)",
-    "#000003": "var(--soft)",
-    "#000004": "var(--line)",
-}
+_VARIABLES = {f"#00000{i}": f"var(--{name})" for i, name in enumerate(("accent", "median", "soft", "line"), 1)}
 """Matplotlib knows no CSS variables, so each has a colour that stands for it until the chart is drawn"""
 _ACCENT, _MEDIAN, _SOFT, _LINE = _VARIABLES
 
@@ -49,7 +45,7 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
     environment.filters["comma"] = "{:,}".format
     page = environment.from_string(here.with_suffix(".html.jinja").read_text("utf-8")).render(
         style=Markup(here.with_suffix(".css").read_text("utf-8")),
-        name=dataset.folder.name,
+        name=Path(str(dataset.folder)).resolve().name,  # of a URL, its last part
         manifest=manifest,
         storage=storage_words(manifest),
         sheet=[(dataset.key(row), strip) for row, strip in zip(rows.tolist(), strips, strict=True)],
@@ -64,8 +60,7 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
 
 def _thumbnail(image: Image.Image) -> str:
     image.thumbnail((160, 160))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
+    image.save(buffer := io.BytesIO(), "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -171,10 +166,8 @@ def coverage(dataset: Dataset, at_most: int = 400_000, cells: tuple[int, int] = 
 
 def _examples(path: Path) -> dict[str, list[dict[str, str]]]:
     """Return the first three lines of each kind in the list of what was left out, if it is beside the data set."""
-    examples = defaultdict[str, list[dict[str, str]]](list)
-    if path.exists():
-        with path.open(newline="", errors="replace") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                if len(examples[row["kind"]]) < 3:
-                    examples[row["kind"]].append(row)
-    return examples
+    if not path.exists():
+        return {}
+    with path.open(newline="", errors="replace") as file:
+        rows = groupby(csv.DictReader(file, delimiter="\t"), itemgetter("kind"))  # the list is sorted by it
+        return {kind: list(islice(some, 3)) for kind, some in rows}

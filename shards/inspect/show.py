@@ -28,8 +28,8 @@ def describe(folder: Folder, console: Console) -> None:
         console.print(f"  {storage_words(manifest)}")
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
     console.print(f"  splits by {manifest.split_by}: {splits}")
-    has_depth = "depth" in manifest.components
-    console.print(f"  depth: {manifest.depth if has_depth else 'none yet; `python -m shards depth` adds it'}")
+    depth = manifest.depth if "depth" in manifest.components else "none yet; `python -m shards depth` adds it"
+    console.print(f"  depth: {depth}")
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in manifest.left_out.items())
     console.print(f"  left out: {f'{left_out} (left-out.tsv)' if left_out else 'nothing'}")
     table = Table("component", "stored as", "distinct", "mean", "std")

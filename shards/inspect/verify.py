@@ -1,7 +1,8 @@
 """`python -m shards verify`: is every byte what the manifest says, and does every image decode?"""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +27,12 @@ def verify(folder: Folder, config: RunConfig) -> list[Problem]:
     Raises InputError if there is no data set to check.
     """
     manifest = Manifest.read(folder)
-    if problems := _check_files(folder, {f"index/{name}": digest for name, digest in manifest.index.items()}):
+    if problems := list(_check_files(folder, {f"index/{name}": sha256 for name, sha256 in manifest.index.items()})):
         return problems
     with open_dataset(folder) as dataset:
         units = [dataset.contents(number) for number in range(len(manifest.shards))]
         found = run_units(_check_shard, units, config, total=manifest.samples)
-        return [problem for shard in found for problem in shard] + _check_shared(dataset)
+        return [*chain.from_iterable(found), *_check_shared(dataset)]
 
 
 def _check_shard(contents: ShardContents) -> list[Problem]:
@@ -43,36 +44,30 @@ def _check_shard(contents: ShardContents) -> list[Problem]:
 
 
 def _check_shared(dataset: Dataset) -> list[Problem]:
-    if dataset.manifest.shared is None:
-        return []
-    problems, contents = _check_tar(dataset.folder, dataset.manifest.shared), dataset.contents(0)
-    for name in contents.shared if not problems else ():
-        images = list(contents.distinct(name))
-        names = [f"{SHARED_TAR} image {number}" for number in range(len(images))]
-        problems += _check_images(name, contents.formats[name], images, names)
+    shared, contents = dataset.manifest.shared, dataset.contents(0)
+    problems = _check_tar(dataset.folder, shared) if shared else []
+    for name, places in contents.shared.items() if not problems else ():
+        called = [f"{SHARED_TAR} image {number}" for number in range(len(places))]
+        problems += _check_images(name, contents.formats[name], contents.distinct(name), called)
     return problems
 
 
 def _check_tar(folder: Folder, shard: Shard) -> list[Problem]:
     """Check a tar, and the index beside it."""
-    return _check_files(folder, {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256})
+    return list(_check_files(folder, {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}))
 
 
-def _check_files(folder: Folder, digests: dict[str, str]) -> list[Problem]:
-    problems = []
+def _check_files(folder: Folder, digests: dict[str, str]) -> Iterator[Problem]:
     for name, digest in digests.items():
         if not folder.exists(name):
-            problems.append(Problem(name, "is not there"))
+            yield Problem(name, "is not there")
         elif hashlib.sha256(read_whole(folder, name)).hexdigest() != digest:
-            problems.append(Problem(name, "its digest is not the one in the manifest"))
-    return problems
+            yield Problem(name, "its digest is not the one in the manifest")
 
 
-def _check_images(name: str, form: ImageFormat, images: Iterable[bytes], called: list[str]) -> list[Problem]:
-    problems = []
+def _check_images(name: str, form: ImageFormat, images: Iterable[bytes], called: list[str]) -> Iterator[Problem]:
     for one, data in zip(called, images, strict=True):
         try:
             decode_image(data, form)
         except BadImage as bad:
-            problems.append(Problem(f"{one} {name}", f"{bad.kind}: {bad.detail}"))
-    return problems
+            yield Problem(f"{one} {name}", str(bad))

@@ -35,7 +35,7 @@ def main(data: Path, wanted: str) -> None:
             metrics, _ = evaluate(training.model, validation, autocast_dtype(config.precision, ranks.device))
             measured = torch.tensor(validation.stats.samples, device=ranks.device)
         dist.all_reduce(measured)
-        if ranks.first:
+        if ranks.rank == 0:
             apart = max(float((other - weights).abs().max()) for other in others)
             said = {"world": ranks.world_size, "backend": dist.get_backend(), "weights_apart": apart}
             counts = {"samples_measured": int(measured), "samples_in_split": validation.order.samples}
