@@ -52,8 +52,9 @@ class BatchMaker:
         self._components = {name: component for name, component in components.items() if name not in self._banks}
         self._decoders: queue.SimpleQueue[tuple[ImageDecoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(config.num_threads):
-            stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-            if stream:  # which begins when what was begun before, such as banks, is done
+            stream = None
+            if device.type == "cuda":  # it begins when what was begun before, such as banks, is done
+                stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # stub lacks it
                 stream.wait_stream(torch.cuda.current_stream(device))
             self._decoders.put((self._make_decoder(self._components, order.largest), stream))
         self._cache = self._make_cache() if config.cache != "none" else None

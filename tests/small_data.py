@@ -76,7 +76,7 @@ def images(dataset: Dataset) -> dict[str, dict[str, bytes]]:
     tars = [dataset.tar_path(number).read_bytes() for number in range(len(dataset.tars))]
     found: dict[str, dict[str, bytes]] = {dataset.key(row): {} for row in range(len(dataset))}
     for name in dataset.manifest.components:
-        places = dataset.locate(name, range(len(dataset)))  # type: ignore[arg-type]
+        places = dataset.locate(name, range(len(dataset)))  # type: ignore[arg-type]  # a range serves
         for key, file, offset, size in zip(found, *places, strict=True):
             found[key][name] = tars[file][offset : offset + size]
     return found

@@ -12,6 +12,6 @@ for _name in ("streaming", "streaming.base"):
     sys.modules[_name] = ModuleType(_name)
     sys.modules[_name].__path__ = [str(distribution("mosaicml-streaming").locate_file(_name.replace(".", "/")))]
 
-from streaming.base.dataset import StreamingDataset as StreamingDataset  # noqa: E402
-from streaming.base.format import MDSWriter as MDSWriter  # noqa: E402
-from streaming.base.util import clean_stale_shared_memory as clean_stale_shared_memory  # noqa: E402
+from streaming.base.dataset import StreamingDataset as StreamingDataset  # noqa: E402 - after the stand-ins
+from streaming.base.format import MDSWriter as MDSWriter  # noqa: E402 - after the stand-ins
+from streaming.base.util import clean_stale_shared_memory as clean_stale_shared_memory  # noqa: E402 - likewise

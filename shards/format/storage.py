@@ -95,6 +95,11 @@ class LocalFolder:
                     file.seek(offset)
                     yield file.read(size)
 
+    def sha256(self, name: str) -> str:
+        """Return the digest of a file, in hexadecimal. On a disk no more than a piece of it is in memory."""
+        with (self.path / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +167,9 @@ class RemoteFolder:
                     came = f"{len(data):,} bytes came where {size:,} were asked for"
                     raise InputError(f"{self.url}/{name}: {came}. Use a server that sends parts of files.")
                 yield data
+
+    def sha256(self, name: str) -> str:
+        return hashlib.sha256(self.read(name)).hexdigest()
 
     def write(self, name: str, data: bytes) -> None:
         with self._asked(name) as (files, path):
@@ -288,9 +296,8 @@ def _check(path: Path, size: int | None, sha256: str) -> None:
     found = path.stat().st_size
     if size is not None and found != size:
         raise _WrongError(f"{found:,} bytes came where the manifest says {size:,}")
-    with path.open("rb") as file:
-        if sha256 and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise _WrongError("its digest is not the one in the manifest (sha256)")
+    if sha256 and LocalFolder(path.parent).sha256(path.name) != sha256:
+        raise _WrongError("its digest is not the one in the manifest (sha256)")
 
 
 def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None:

@@ -80,7 +80,7 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
     if not len(samples):
         counts = ", ".join(f"{count} {name}" for name, count in listing.counts.items())
         raise InputError(f"no complete sample among {listing.files} files: {counts}. See `convert --help`.")
-    some = _some_images(samples, "fg_bg")
+    some = list(_some_images(samples, "fg_bg"))
     given = common_formats(samples.extensions(), some, _some_images(samples, "depth"))
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
@@ -106,16 +106,15 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
     )
 
 
-def _some_images(samples: Samples, component: str) -> list[bytes]:
+def _some_images(samples: Samples, component: str) -> Iterator[bytes]:
     """Read one image of about 100 samples, in their order; nothing where it cannot be read."""
-    images, column = [], list(BY_NAME).index(component)
+    column = list(BY_NAME).index(component)
     with Reader() as reader:
         for _, entries in samples[:: max(1, len(samples) // LOOKED_AT)]:
             try:
-                images.append(reader.read(entries[column]))
+                yield reader.read(entries[column])
             except OSError:
-                images.append(b"")
-    return images
+                yield b""
 
 
 def _stored_formats(given: Formats, config: ConvertConfig) -> Formats:

@@ -124,14 +124,16 @@ def options_of(config: Any, *without: str) -> dict[str, Any]:
 def common_formats(extensions: Iterable[str], fg_bg: Iterable[bytes], depth: Iterable[bytes]) -> Formats | None:
     """Find how most images of each component are encoded: by the names' extensions and the headers of some images.
 
-    None where most of `fg_bg` are no images.
+    None where most of `fg_bg` are no images. `depth` is asked for only where it is PNG, which may have 16 bits.
     """
     found = Counter(map(size_and_bits, fg_bg)).most_common(1)[0][0]
     if found is None:
         return None
-    bits = Counter(one[1] for one in map(size_and_bits, depth) if one) or Counter([8])
-    deep = {("depth", "png"): bits.most_common(1)[0][0]}
-    return {
-        one.name: ImageFormat(extension, found[0], deep.get((one.name, extension), 8), one.channels)
+    formats = {
+        one.name: ImageFormat(extension, found[0], 8, one.channels)
         for one, extension in zip(COMPONENTS, extensions, strict=True)
     }
+    if formats["depth"].extension == "png":
+        bits = Counter(one[1] for one in map(size_and_bits, depth) if one) or Counter([8])
+        formats["depth"] = formats["depth"]._replace(bits=bits.most_common(1)[0][0])
+    return formats

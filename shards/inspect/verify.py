@@ -1,7 +1,7 @@
 """`python -m shards verify`: is every byte what the manifest says, and does every image decode?"""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,8 @@ def verify(folder: Folder, config: RunConfig) -> list[Problem]:
     Raises InputError if there is no data set to check.
     """
     manifest = Manifest.read(folder)
-    if problems := list(_check_files(folder, {f"index/{name}": sha256 for name, sha256 in manifest.index.items()})):
+    index = {f"index/{name}": sha256 for name, sha256 in manifest.index.items()}
+    if problems := list(_check_files(folder, index, folder.sha256)):
         return problems
     with open_dataset(folder) as dataset:
         units = [dataset.contents(number) for number in range(len(manifest.shards))]
@@ -53,15 +54,20 @@ def _check_shared(dataset: Dataset) -> list[Problem]:
 
 
 def _check_tar(folder: Folder, shard: Shard) -> list[Problem]:
-    """Check a tar, and the index beside it."""
-    return list(_check_files(folder, {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}))
+    """Check a tar, and the index beside it. They stay in memory, to be decoded from."""
+
+    def sha256(name: str) -> str:
+        return hashlib.sha256(read_whole(folder, name)).hexdigest()
+
+    digests = {shard.name: shard.sha256, f"{Path(shard.name).stem}.idx": shard.index_sha256}
+    return list(_check_files(folder, digests, sha256))
 
 
-def _check_files(folder: Folder, digests: dict[str, str]) -> Iterator[Problem]:
+def _check_files(folder: Folder, digests: dict[str, str], sha256: Callable[[str], str]) -> Iterator[Problem]:
     for name, digest in digests.items():
         if not folder.exists(name):
             yield Problem(name, "is not there")
-        elif hashlib.sha256(read_whole(folder, name)).hexdigest() != digest:
+        elif sha256(name) != digest:
             yield Problem(name, "its digest is not the one in the manifest")
 
 
