@@ -38,7 +38,7 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     claim(folder, hashlib.sha256((dataset.root / "manifest.json").read_bytes()).hexdigest())
     folder.sweep(None)
     if manifest.shared:
-        _refuse_damaged(dataset.folder, manifest.shared, dataset.folder.read(SHARED_TAR))
+        _refuse_damaged(dataset.folder, manifest.shared, dataset.folder.sha256(SHARED_TAR))
     if backgrounds:
         shelves, extension = out / BY_NAME["bg"].folder, manifest.components["bg"].extension
         shelves.mkdir(exist_ok=True)
@@ -75,8 +75,8 @@ def _shared_backgrounds(dataset: Dataset, keys: list[str]) -> dict[str, int]:
     return found if len(found) == len(pairs) else {}
 
 
-def _refuse_damaged(folder: Folder, shard: Shard, data: bytes) -> None:
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
+def _refuse_damaged(folder: Folder, shard: Shard, sha256: str) -> None:
+    if sha256 != shard.sha256:
         raise InputError(f"{folder}/{shard.name}: damaged. `python -m shards verify {folder}` tells what else is.")
 
 
@@ -88,7 +88,8 @@ class _Unit(ShardContents):
 
 
 def _write_shard(components: list[str], unit: _Unit, out: Path) -> bytes:
-    _refuse_damaged(unit.folder, unit.shard, read_whole(unit.folder, unit.name))
+    tar = read_whole(unit.folder, unit.name)  # which its images are cut from
+    _refuse_damaged(unit.folder, unit.shard, hashlib.sha256(tar).hexdigest())
     for component in components:
         tree, extension = out / BY_NAME[component].folder, unit.formats[component].extension
         for inside in {file.parent for file in unit.files}:
