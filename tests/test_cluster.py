@@ -41,8 +41,7 @@ class Cluster(NamedTuple):
     def start(self, *arguments: str | Path, cwd: Path = ROOT) -> "subprocess.Popen[str]":
         asked = command(*arguments, "--engine", "ray", "--ray-address", self.address)
         own = self.environment | {"PYTHONPATH": str(ROOT)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(asked, text=True, env=own, cwd=cwd, **pipes)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen(asked, text=True, env=own, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     def run(self, *arguments: str | Path, cwd: Path = ROOT) -> tuple[int, str]:
         """The exit code, and all that was said."""
@@ -77,14 +76,22 @@ def _free_port() -> int:
 
 def _machine(*options: str, environment: dict[str, str]) -> "subprocess.Popen[str]":
     """In a process group of its own, and ready when this returns."""
-    start = [RAY, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(start, text=True, env=environment, cwd="/", start_new_session=True, **pipes)  # type: ignore[call-overload]
+    start: list[str | Path] = [RAY, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
+    process = subprocess.Popen(
+        start,
+        text=True,
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
     said = []
     for line in process.stdout:
         said.append(line)
         if "This command will now block forever" in line:
-            return process  # type: ignore[no-any-return]
+            return process
     raise AssertionError("".join(said))
 
 
