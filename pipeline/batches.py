@@ -4,18 +4,18 @@ import itertools
 import logging
 import math
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.batch import Batch
-from pipeline.cache import Cache, gathered, make_bank
+from pipeline.cache import Cache, Images
 from pipeline.config import LoaderConfig
-from pipeline.decode import ImageDecoder, make_decoder, resize
+from pipeline.decode import Decode, ImageDecoder, make_decoder, resize
+from pipeline.memory import wait_for
 from pipeline.order import Indices, Order
 from pipeline.reader import Encoded, Reader
 from pipeline.stats import Stopwatch
@@ -41,14 +41,20 @@ class BatchMaker:
         self._dataset, self._reader, self._order, self._config, self._device = dataset, reader, order, config, device
         self._rows, self.watch, self.bad = dataset.split(config.split), Stopwatch(), set[int]()
         self._size = (config.size, config.size) if config.size else dataset.manifest.image_size
-        components, self._banks = dataset.manifest.components, dict[str, Tensor]()
+        components, room = dataset.manifest.components, config.bank_mib << 20
+        self._bytes = {name: component.channels * component.bits // 8 for name, component in components.items()}
         self._deep = {name for name, component in components.items() if component.bits == 16}
         self._inverted = {"depth"} if dataset.manifest.depth.near_is_bright else set()
-        room = config.bank_mib << 20
+        self._banks = dict[str, tuple[int, int]]()
         for name, component in components.items():
-            room -= component.shared * component.channels * math.prod(self._size)
+            room -= component.shared * self._bytes[name] * math.prod(self._size)
             if component.shared and room >= 0:
-                self._banks[name] = self._bank(name, component)
+                self._banks[name] = component.shared, self._bytes[name]
+        memory = torch.empty(Images.bytes_of(self._banks, self._size), dtype=torch.uint8, device=device)
+        self._bank = Images(self._banks, self._size, memory)
+        self._cache: Cache | None = None
+        for name in self._banks:
+            self._fill_bank(name, components[name])
         self._components = {name: component for name, component in components.items() if name not in self._banks}
         self._decoders: queue.SimpleQueue[tuple[ImageDecoder, torch.cuda.Stream | None]] = queue.SimpleQueue()
         for _ in range(config.num_threads):
@@ -57,7 +63,37 @@ class BatchMaker:
                 stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # stub lacks it
                 stream.wait_stream(torch.cuda.current_stream(device))
             self._decoders.put((self._make_decoder(self._components, order.largest), stream))
-        self._cache = self._make_cache() if config.cache != "none" else None
+
+    @property
+    def decode(self) -> Decode:
+        return self._config.decode
+
+    def open_cache(self) -> None:
+        """Keep from now on what is decoded, as far as the configuration wants it.
+
+        Raises InputError if there is no memory for that.
+        """
+        config, data = self._config, self._dataset.manifest.made_from
+        if config.cache == "none":
+            return
+        if config.cache == "device" and self._device.type != "cuda":
+            raise InputError("cache=device needs a CUDA device, and there is none. Use cache=host.")
+        on_device = config.cache == "device"
+        self._cache = Cache(
+            {name: self._bytes[name] for name in self._components},
+            self._banks if on_device else {},
+            self._size,
+            len(self._rows),
+            config.cache_mib << 20,
+            self._device if on_device else torch.device("cpu"),
+            f"{data} {config.split} {self._size} {config.decode} {list(self._components)} {config.cache_mib}",
+        )
+        if on_device:
+            for name, (count, _) in self._banks.items():
+                numbers = np.arange(count)
+                self._cache.images.put(name, numbers, self._bank.gather({name: numbers}, self._device)[name])
+            torch.cuda.current_stream(self._device).synchronize()
+            self._bank = self._cache.images
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
         """Return the batch of `rank` at `step`.
@@ -67,30 +103,53 @@ class BatchMaker:
         positions = self._order.positions(step, rank)
         indices = self._order.indices(epoch, positions)
         with self._decoder() as decoder:
-            while True:
+            batch = None
+            while batch is None:
                 self._replace_bad(indices, epoch, positions)
                 try:
-                    return self._batch(decoder, indices)
+                    batch = self._batch(decoder, indices)
                 except ValueError as error:
                     self._find_bad(decoder, indices, error)
+        if self._cache:
+            self._cache.mark(indices)
+        return batch
 
     def _batch(self, decoder: ImageDecoder, indices: Indices) -> Batch:
-        images, rows = self._images(decoder, indices), self._rows[indices].astype(np.int64)
-        with self.watch.timed("gather"):
-            for name, bank in self._banks.items():
-                images[name] = gathered(bank, self._dataset.shared_number(name, rows), bank.device)
+        images = self._images(decoder, indices)
         images |= {name: _as_values(images[name]) for name in self._deep}
-        return Batch(**images, index=torch.from_numpy(rows))
+        return Batch(**images, index=torch.from_numpy(self._rows[indices].astype(np.int64)))
 
     def _images(self, decoder: ImageDecoder, indices: Indices) -> dict[str, Tensor]:
-        """Return images of all components that no bank has, as bytes, from the cache as far as it has them.
+        """Return images of all components, as bytes, from bank and cache as far as they have them.
 
         Raises ValueError if one does not decode.
         """
-        decode = partial(self._decoded, decoder)
-        if self._cache is None:
-            return decode(indices)
-        return self._cache.get_or_decode(indices, decode, self._device, self.watch)
+        with self.watch.timed("gather"):
+            rows = self._rows[indices]
+            numbers = {name: self._dataset.shared_number(name, rows) for name in self._banks}
+            kept = self._cache.kept(indices) if self._cache else np.zeros(len(indices), bool)
+            if kept.any():
+                numbers |= dict.fromkeys(self._components, np.where(kept, indices, 0))
+            images = self._gathered(numbers)
+        if kept.all():
+            return images
+        fresh = self._decoded(decoder, indices[~kept])
+        with self.watch.timed("gather"):
+            if self._cache:
+                self._cache.put(indices[~kept], fresh)
+            if not kept.any():
+                return images | fresh
+            lacking = torch.from_numpy(np.flatnonzero(~kept)).to(self._device)
+            for name, decoded in fresh.items():
+                images[name].permute(0, 2, 3, 1).index_copy_(0, lacking, decoded.permute(0, 2, 3, 1))
+            return images
+
+    def _gathered(self, numbers: dict[str, Indices]) -> dict[str, Tensor]:
+        stores = [self._bank, *([self._cache.images] if self._cache and self._cache.images is not self._bank else [])]
+        images = dict[str, Tensor]()
+        for store in stores:
+            images |= store.gather({name: of for name, of in numbers.items() if name in store}, self._device)
+        return images
 
     def _decoded(self, decoder: ImageDecoder, indices: Indices) -> dict[str, Tensor]:
         rows = self._rows[indices]
@@ -98,7 +157,7 @@ class BatchMaker:
             encoded = self._reader.read({name: self._dataset.locate(name, rows) for name in self._components})
         return self._finished(decoder, encoded)
 
-    def _finished(self, decoder: ImageDecoder, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
+    def _finished(self, decoder: ImageDecoder, encoded: Encoded) -> dict[str, Tensor]:
         stored = self._dataset.manifest.image_size
         with self.watch.timed("decode"):
             images = decoder.decode(encoded)
@@ -122,13 +181,8 @@ class BatchMaker:
                 indices[i] = self._order.substitute(epoch, position, next(attempts))
 
     def _find_bad(self, decoder: ImageDecoder, indices: Indices, error: ValueError) -> None:
-        """Decode the samples of a batch one by one, and remember those that fail."""
-        found = set()
-        for index in indices.tolist():
-            try:
-                self._images(decoder, np.array([index]))
-            except ValueError:
-                found.add(index)
+        """Find the samples of a batch that do not decode, and remember them."""
+        found = set(_failing(indices, lambda some: self._images(decoder, some)))
         if not found:
             raise error
         for index in found - self.bad:
@@ -149,29 +203,24 @@ class BatchMaker:
         shard = self._dataset.tars[int(self._dataset.shard_of(np.array([row]))[0])].name
         return f"{self._dataset.key(row)} in {shard}"
 
-    def _bank(self, name: str, component: StoredComponent) -> Tensor:
-        decoder = self._make_decoder({name: component}, _CHUNK)
-        encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})[name]
-        images, bad = make_bank(encoded, lambda images: self._finished(decoder, {name: images})[name], _CHUNK)
+    def _fill_bank(self, name: str, component: StoredComponent) -> None:
+        decoder, bad = self._make_decoder({name: component}, _CHUNK), list[int]()
+        encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})
+
+        def keep(numbers: Indices) -> None:
+            self._bank.put(name, numbers, self._finished(decoder, encoded.part(numbers))[name])
+
+        for first in range(0, component.shared, _CHUNK):
+            bad += _failing(np.arange(first, min(first + _CHUNK, component.shared)), keep)
+        if len(bad) == component.shared:
+            raise InputError(f"none of {len(bad)} shared images decodes. Check with `python -m shards verify`.")
         if bad:
             have_it = np.isin(self._dataset.shared_number(name, self._rows), bad)
             self._remember(set(np.flatnonzero(have_it).tolist()))
-        return images
 
     def _make_decoder(self, components: Mapping[str, StoredComponent], batch_size: int) -> ImageDecoder:
-        return make_decoder(self._config.decode, components, batch_size, self._device, self._config.hw_decoder_load)
-
-    def _make_cache(self) -> Cache:
-        config, data = self._config, self._dataset.manifest.made_from
-        if config.cache == "device" and self._device.type != "cuda":
-            raise InputError("cache=device needs a CUDA device, and there is none. Use cache=host.")
-        return Cache(
-            {name: (*self._size, c.channels * c.bits // 8) for name, c in self._components.items()},
-            len(self._rows),
-            config.cache_mib << 20,
-            self._device if config.cache == "device" else torch.device("cpu"),
-            f"{data} {config.split} {self._size} {config.decode} {list(self._components)} {config.cache_mib}",
-        )
+        config, stored = self._config, self._dataset.manifest.image_size
+        return make_decoder(config.decode, components, batch_size, stored, self._device, config.hw_decoder_load)
 
     @contextmanager
     def _decoder(self) -> Iterator[ImageDecoder]:
@@ -185,9 +234,21 @@ class BatchMaker:
                 yield decoder
             if stream:
                 with self.watch.timed("transfer"):
-                    stream.synchronize()
+                    wait_for(stream)
         finally:
             self._decoders.put((decoder, stream))
+
+
+def _failing(numbers: Indices, attempt: Callable[[Indices], object]) -> list[int]:
+    """Return those of `numbers` for which `attempt` raises ValueError, found by halving."""
+    try:
+        attempt(numbers)
+    except ValueError:
+        if len(numbers) == 1:
+            return [int(numbers[0])]
+        half = len(numbers) // 2
+        return _failing(numbers[:half], attempt) + _failing(numbers[half:], attempt)
+    return []
 
 
 def _as_bytes(images: Tensor) -> Tensor:

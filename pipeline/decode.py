@@ -3,13 +3,17 @@
 from importlib.util import find_spec
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.memory import wait_for
 from pipeline.portable import Components, PortableDecoder
 from pipeline.reader import Encoded
 from shards.errors import InputError
+from shards.format.images import encode_image
 
 Decode = Literal["auto", "gpu", "cpu", "portable"]
 
@@ -37,58 +41,89 @@ class DaliDecoder:
     """
 
     def __init__(
-        self, components: Components, batch_size: int, device: torch.device | None, hw_decoder_load: float
+        self,
+        components: Components,
+        batch_size: int,
+        image_size: tuple[int, int],
+        device: torch.device | None,
+        hw_decoder_load: float,
     ) -> None:
+        """image_size: height and width of what will be decoded. Images of 16 bits are decoded on the host anyhow."""
         from nvidia.dali import Pipeline, fn, types
-        from nvidia.dali.tensors import TensorCPU, TensorListCPU
+        from nvidia.dali.tensors import TensorListCPU
 
-        self._tensor, self._list = TensorCPU, TensorListCPU
-        self._names, self._device = list(components), device
-        device_id = None if device is None else device.index or 0
-        where = {"device": "cpu"} if device is None else {"device": "mixed", "hw_decoder_load": hw_decoder_load}
+        self._list, self._names, self._device = TensorListCPU, list(components), device
+        device_id = None if device is None else device.index
+        on_gpu = {"device": "mixed", "hw_decoder_load": hw_decoder_load, "jpeg_fancy_upsampling": True}
         self._pipeline = Pipeline(batch_size=batch_size, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
         with self._pipeline:
-            outputs = []
+            rows, outputs = fn.external_source(name="rows", no_copy=True), []
             for name, component in components.items():
-                source = fn.external_source(name=name, no_copy=True)
+                begin, size = (fn.external_source(name=f"{name} {what}", no_copy=True) for what in ("begin", "size"))
+                image = fn.slice(rows, begin, size, axes=[0])
                 output_type = types.RGB if component.channels == 3 else types.GRAY
-                dtype = types.UINT16 if component.bits == 16 else types.UINT8
-                outputs.append(fn.decoders.image(source, output_type=output_type, dtype=dtype, **where))
+                deep = component.bits == 16
+                where = {"device": "cpu"} if device is None or deep else on_gpu
+                dtype = types.UINT16 if deep else types.UINT8
+                outputs.append(fn.decoders.image(image, output_type=output_type, dtype=dtype, **where))
             self._pipeline.set_outputs(*outputs)
         self._pipeline.build()
+        if device is not None:  # the first batch settles how much goes to the JPEG engine: let it be a full one
+            self.decode(_blank(components, batch_size, image_size))
 
-    def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
+    def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         """See PortableDecoder. After an error it works again: DALI loses the batch, not the pipeline."""
+        stream = None if self._device is None else torch.cuda.current_stream(self._device)
+        lists = {"rows": self._list(encoded.rows)}
+        for name in self._names:
+            lists[f"{name} begin"] = self._list(encoded.begin[name][:, None])
+            lists[f"{name} size"] = self._list(encoded.size[name][:, None])
         try:
-            # Given arrays instead, DALI looks at each one in Python, with the interpreter locked.
-            lists = {name: self._list([self._tensor(image) for image in images]) for name, images in encoded.items()}
-            decoded = self._pipeline.run(**lists)
+            decoded = self._pipeline.run(stream, **lists)
         except RuntimeError as error:
             raise ValueError(f"an image does not decode: {error}") from error
         if not all(images.is_dense_tensor() for images in decoded):
             raise ValueError("the images of a batch are not all of one size")
         tensors = {name: from_dlpack(one.as_tensor()) for name, one in zip(self._names, decoded, strict=True)}
-        if self._device is None:
+        if stream is None:
             return tensors
-        # Finished copies: DALI uses the GPU memory of its outputs again once they go, whoever still reads it.
+        # Finished copies: DALI uses the memory of its outputs again once they go, whoever still reads it.
         copies = {name: image.clone() for name, image in tensors.items()}
-        torch.cuda.current_stream(self._device).synchronize()
+        wait_for(stream)
         return copies
+
+
+def _blank(components: Components, count: int, size: tuple[int, int]) -> Encoded:
+    """Return encoded black images."""
+    images = []
+    for one in components.values():
+        mode = "I;16" if one.bits == 16 else "RGB" if one.channels == 3 else "L"
+        images.append(encode_image(Image.new(mode, size[::-1]), one.extension))
+    sizes = np.array([[len(image)] * count for image in images])
+    begins = np.cumsum(sizes, 0) - sizes
+    rows = np.frombuffer(b"".join(images) * count, np.uint8).reshape(count, -1)
+    return Encoded(rows, *(dict(zip(components, column, strict=True)) for column in (begins, sizes)))
 
 
 ImageDecoder = PortableDecoder | DaliDecoder
 
 
 def make_decoder(
-    decode: Decode, components: Components, batch_size: int, device: torch.device, hw_decoder_load: float
+    decode: Decode,
+    components: Components,
+    batch_size: int,
+    image_size: tuple[int, int],
+    device: torch.device,
+    hw_decoder_load: float,
 ) -> ImageDecoder:
     """Make a decoder, for one thread, of up to `batch_size` images of each of `components`.
 
-    hw_decoder_load: the share of JPEGs that goes to the GPU's JPEG engine, where it has one.
+    image_size: height and width that they have. hw_decoder_load: the share of JPEGs that goes to the GPU's JPEG engine,
+    where it has one.
     """
     if decode == "portable":
         return PortableDecoder(components)
-    return DaliDecoder(components, batch_size, device if decode == "gpu" else None, hw_decoder_load)
+    return DaliDecoder(components, batch_size, image_size, device if decode == "gpu" else None, hw_decoder_load)
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from pipeline.batch import Batch
 from pipeline.batches import BatchMaker
-from pipeline.cache import Caching
 from pipeline.config import LoaderConfig as LoaderConfig
 from pipeline.decode import Decode, candidates
 from pipeline.downloads import Downloads
@@ -46,7 +45,7 @@ class Loader(AbstractContextManager["Loader"]):
         self, config: LoaderConfig, *, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
     ) -> None:
         """Raises InputError if the data set or a file of it is missing, or if the split is too small for the ranks."""
-        self.config, self.rank, self.device = config, rank, torch.device(device)
+        self.config, self.rank, self.device = config, rank, _resolved(torch.device(device))
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._threads = config.num_threads or max(1, cpu_count() // ranks_here)
         self.epoch = self._step = 0
@@ -68,31 +67,36 @@ class Loader(AbstractContextManager["Loader"]):
             if self._downloads:
                 self._shards = np.flatnonzero(_samples_by_shard(self.dataset, config.split)).tolist()
                 self._downloads.check_room(2 * config.shuffle_window or len(self._shards))
-            self.decode = self._chosen()
-            self._maker = self._make_maker(self.decode, config.cache)
+            self._maker = self._chosen_maker()
+            self._maker.open_cache()
             self._closing = closing.pop_all()
         self._began, self._done = time.perf_counter(), Stats(num_threads=self._threads)
 
-    def _chosen(self) -> Decode:
-        """Return the decoder that is asked for; for `auto` the one that makes the first batches fastest."""
+    def _chosen_maker(self) -> BatchMaker:
+        """Return the maker that decodes as is asked for; for `auto` the one that makes the first batches fastest."""
         able = candidates(self.config.decode, self.device)
         if len(able) == 1:
-            return able[0]
-        steps, rates = range(min(len(self), self._threads * self.config.prefetch)), dict[Decode, float]()
-        for decode in able:
-            make = partial(self._make_maker(decode, "none").make, 0, rank=self.rank)
+            return self._make_maker(able[0])
+        steps, rates = range(min(len(self), self._threads * self.config.prefetch)), dict[BatchMaker, float]()
+        for maker in map(self._make_maker, able):
+            make = partial(maker.make, 0, rank=self.rank)
             for _ in range(2):  # the second time counts
                 begin = time.perf_counter()
                 samples = sum(len(batch.index) for batch in self._pool.map(make, steps))
-                rates[decode] = samples / (time.perf_counter() - begin)
+                rates[maker] = samples / (time.perf_counter() - begin)
         best = max(rates, key=rates.__getitem__)
-        said = ", ".join(f"{decode} {rate:,.0f}" for decode, rate in rates.items())
-        log.info("decode=%s, which made the first batches fastest (samples/s: %s)", best, said)
+        said = ", ".join(f"{maker.decode} {rate:,.0f}" for maker, rate in rates.items())
+        log.info("decode=%s, which made the first batches fastest (samples/s: %s)", best.decode, said)
         return best
 
-    def _make_maker(self, decode: Decode, cache: Caching) -> BatchMaker:
-        config = replace(self.config, decode=decode, cache=cache, num_threads=self._threads)
+    def _make_maker(self, decode: Decode) -> BatchMaker:
+        config = replace(self.config, decode=decode, num_threads=self._threads)
         return BatchMaker(self.dataset, self._reader, self.order, config, self.device)
+
+    @property
+    def decode(self) -> Decode:
+        """gpu, cpu or portable: how it decodes."""
+        return self._maker.decode
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on every rank."""
@@ -176,8 +180,8 @@ class Loader(AbstractContextManager["Loader"]):
         self._resumed = True
         then = state.get("decode", self.decode)
         if then != self.decode and then in candidates(self.config.decode, self.device):
-            self.decode = then
-            self._maker = self._make_maker(then, self.config.cache)
+            self._maker = self._make_maker(then)
+            self._maker.open_cache()
 
     def _identity(self) -> dict[str, Any]:
         named = ("split", "batch_size", "shuffle", "seed", "shuffle_window")
@@ -192,6 +196,11 @@ class Loader(AbstractContextManager["Loader"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _resolved(device: torch.device) -> torch.device:
+    """Give a CUDA device its number: "cuda" is another device than the tensors that are made on it, on "cuda:0"."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def _samples_by_shard(dataset: Dataset, split: str) -> NDArray[np.int64]:

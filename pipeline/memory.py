@@ -21,8 +21,20 @@ _NAME = "sluice-cache"
 
 def on_gpu(size: int, device: torch.device) -> Tensor:
     """Take `size` bytes on a GPU, uint8."""
-    _refuse_too_much(size, torch.cuda.mem_get_info(device)[0], str(device))
-    return torch.empty(size, dtype=torch.uint8, device=device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free, but PyTorch's already
+    free = torch.cuda.mem_get_info(device)[0] + kept
+    _refuse_too_much(size, free, str(device))
+    try:
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    except torch.OutOfMemoryError:
+        raise MemoryError(f"{device} has {free >> 20:,} MiB left, not in one piece") from None
+
+
+def wait_for(stream: torch.cuda.Stream) -> None:
+    """Wait until all that was begun on a stream is done, asleep: threads that spin take the cores from each other."""
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # stub lacks it
+    event.record(stream)
+    event.synchronize()
 
 
 def private(size: int) -> NDArray[np.uint8]:

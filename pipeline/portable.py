@@ -24,19 +24,20 @@ class PortableDecoder:
             for name, component in components.items()
         }
 
-    def decode(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
+    def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         """Return images by component, (N, H, W, C), uint8, or uint16 where they have 16 bits a value.
 
         Raises ValueError if one does not decode, or sizes differ.
         """
-        return {name: self._decoded(images, self._modes[name]) for name, images in encoded.items()}
+        return {name: _decoded(encoded.images(name), mode) for name, mode in self._modes.items()}
 
-    def _decoded(self, images: Encoded, mode: str) -> Tensor:
-        try:
-            pixels = [_pixels(image, mode) for image in images]
-        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise ValueError(f"an image does not decode: {error}") from error
-        return torch.from_numpy(np.stack(pixels).reshape(len(pixels), *pixels[0].shape[:2], -1))
+
+def _decoded(images: list[NDArray[np.uint8]], mode: str) -> Tensor:
+    try:
+        pixels = [_pixels(image, mode) for image in images]
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"an image does not decode: {error}") from error
+    return torch.from_numpy(np.stack(pixels).reshape(len(pixels), *pixels[0].shape[:2], -1))
 
 
 def _pixels(image: NDArray[np.uint8], mode: str) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,6 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.format.dataset import Dataset, Locations
 
-Encoded = list[NDArray[np.uint8]]
-"""the bytes of one component's images, an array each"""
 OpenTar = Callable[[int], int]
 """returns a descriptor to read from, for the caller to close, of the tar of this number in `Dataset.tars`"""
 
@@ -20,6 +19,28 @@ GAP = 4096
 """bytes between two images that are read along with them, at most"""
 MOST_OPEN = 256
 """tars that are open at once; a process may have 1,024 files"""
+
+
+class Encoded(NamedTuple):
+    """The encoded images of N samples, in one piece of memory: what is done an image in Python, all threads wait for.
+
+    rows: uint8 (N, L), a sample's images in each row, whose other bytes mean nothing. begin, size: by component, where
+    in the row its image lies, bytes, int64 (N,).
+    """
+
+    rows: NDArray[np.uint8]
+    begin: dict[str, NDArray[np.int64]]
+    size: dict[str, NDArray[np.int64]]
+
+    def images(self, name: str) -> list[NDArray[np.uint8]]:
+        """Return the images of a component, an array each."""
+        ends = self.begin[name].tolist(), (self.begin[name] + self.size[name]).tolist()
+        return [row[begin:end] for row, begin, end in zip(self.rows, *ends, strict=True)]
+
+    def part(self, numbers: NDArray[np.int64]) -> "Encoded":
+        """Return the images of some of the samples."""
+        begin, size = ({name: array[numbers] for name, array in one.items()} for one in (self.begin, self.size))
+        return Encoded(self.rows[numbers], begin, size)
 
 
 def local_tars(dataset: Dataset) -> OpenTar:
@@ -46,27 +67,32 @@ class Reader:
         self._open_tar, self._lock = open_tar, Lock()
         self._opened: OrderedDict[int, _Tar] = OrderedDict()
 
-    def read(self, places: dict[str, Locations]) -> dict[str, Encoded]:
-        """Return the bytes of the images at `places`, by component, as many of each.
+    def read(self, places: dict[str, Locations]) -> Encoded:
+        """Return the images at `places`, by component, as many of each.
 
         What lies side by side in a tar, as the images of a sample do, is read in one go. Raises InputError if a tar
         cannot be read.
         """
-        file, begin, size = (np.stack(columns) for columns in zip(*places.values(), strict=True))
-        first, last = begin.min(0), (begin + size).max(0)
+        file, offset, size = (np.stack(columns) for columns in zip(*places.values(), strict=True))  # (C, N)
+        first, last = offset.min(0), (offset + size).max(0)
         if (file != file[0]).any() or (last - first > size.sum(0) + GAP * len(places)).any():
-            return {name: self._read(images) for name, images in places.items()}
-        samples = self._read(Locations(file[0], first, last - first))
-        parts = zip(places, (begin - first).tolist(), (begin - first + size).tolist(), strict=True)
-        return {name: [sample[a:b] for sample, a, b in zip(samples, *ends, strict=True)] for name, *ends in parts}
+            begin = at = np.cumsum(size, 0) - size
+            length = size
+        else:
+            begin = offset - first
+            file, offset, length, at = file[:1], first[None], (last - first)[None], np.zeros_like(first)[None]
+        rows = np.empty((at.shape[1], (at + length).max()), np.uint8)
+        self._fill(rows, file, offset, length, at + np.arange(len(rows)) * rows.shape[1])
+        return Encoded(rows, dict(zip(places, begin, strict=True)), dict(zip(places, size, strict=True)))
 
-    def _read(self, places: Locations) -> Encoded:
-        tars = {number: self._tar(number) for number in np.unique(places.file).tolist()}
+    def _fill(self, rows: NDArray[np.uint8], *pieces: NDArray[np.int64]) -> None:
+        """Read pieces, each given by number of the tar, offset and length in it, and place in `rows`."""
+        tars = {number: self._tar(number) for number in np.unique(pieces[0]).tolist()}
+        memory = rows.reshape(-1).data
         try:
-            return [
-                np.frombuffer(os.pread(tars[number].descriptor, size, offset), np.uint8)
-                for number, offset, size in zip(*(column.tolist() for column in places), strict=True)
-            ]
+            for number, offset, length, at in zip(*(column.ravel().tolist() for column in pieces), strict=True):
+                if os.preadv(tars[number].descriptor, (memory[at : at + length],), offset) != length:
+                    raise OSError("a tar has become shorter")
         except OSError as error:
             raise InputError(f"a shard cannot be read ({error}). Check the disk or network that it is on.") from error
 
