@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.unet import Prediction
 
@@ -23,11 +23,18 @@ def unit_range(stored: Tensor) -> Tensor:
     return stored.float() / torch.iinfo(stored.dtype).max
 
 
+@lru_cache
 def _gaussian(size: int, device: torch.device) -> Tensor:
     """Return float32 (size, size): `row @ matrix` is a row of pixels, reflected at its ends, smoothed by a Gaussian."""
-    taps = torch.exp(-0.5 * (torch.arange(-_RADIUS, _RADIUS + 1, device=device) / _SIGMA) ** 2)
-    rows = F.pad(torch.eye(size, device=device), (_RADIUS, _RADIUS), mode="reflect")
-    return rows.unfold(1, 2 * _RADIUS + 1, 1) @ (taps / taps.sum())
+    with torch.inference_mode(False):  # what an evaluation makes here, training must be able to use
+        taps = torch.exp(-0.5 * (torch.arange(-_RADIUS, _RADIUS + 1, device=device) / _SIGMA) ** 2)
+        rows = F.pad(torch.eye(size, device=device), (_RADIUS, _RADIUS), mode="reflect")
+        return rows.unfold(1, 2 * _RADIUS + 1, 1) @ (taps / taps.sum())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # stub lacks types
+def _window(size: int, device: torch.device) -> Tensor:
+    return _gaussian(size, device)  # which is not looked into, and so stays remembered, where `ssim` is compiled
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
@@ -38,14 +45,15 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     # Two small matrix products a map, because on a CPU torchmetrics' 11 x 11 convolution takes longer than the rest of
     # a training step. In float32, because the variances below are small differences.
     with torch.autocast(target.device.type, enabled=False):
-        rows, columns = (_gaussian(size, target.device) for size in target.shape[-2:])
+        rows, columns = (_window(size, target.device) for size in target.shape[-2:])
         x, y = prediction.float(), target.float()
         maps = torch.stack([x, y, x * x, y * y, x * y])
         mean_x, mean_y, xx, yy, xy = (rows.T @ maps @ columns).unbind()
     variances = (xx - mean_x**2).clamp_min(0) + (yy - mean_y**2).clamp_min(0)
     structure = (2 * (xy - mean_x * mean_y) + 0.03**2) / (variances + 0.03**2)
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-    return (luminance * structure).mean((1, 2, 3))
+    similarity: Tensor = (luminance * structure).mean((1, 2, 3))
+    return similarity
 
 
 def _ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -97,6 +105,19 @@ def _weighted_sum(losses: Mapping[str, Loss], spec: str) -> Loss:
         return torch.stack([weight * loss(prediction, wanted) for weight, loss in terms]).sum()
 
     return total
+
+
+class Objective(nn.Module):
+    """A network and what is asked of it: from a batch to its losses."""
+
+    def __init__(self, network: nn.Module, mask: Loss, depth: Loss) -> None:
+        super().__init__()
+        self.network, self._mask, self._depth = network, mask, depth
+
+    def forward(self, fg_bg: Tensor, bg: Tensor, mask: Tensor, depth: Tensor) -> Tensor:
+        """Return the losses of mask and depth, float32 (2,), on the images of a Batch."""
+        prediction = self.network(fg_bg, bg)
+        return torch.stack([self._mask(prediction, mask), self._depth(prediction, depth)])
 
 
 mask_loss, depth_loss = partial(_weighted_sum, MASK_LOSSES), partial(_weighted_sum, DEPTH_LOSSES)

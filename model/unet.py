@@ -162,7 +162,9 @@ class DualUNet(nn.Module):
         height, width = fg_bg.shape[-2:]
         multiple = 2**self.config.levels  # whole pixels of the coarsest level
         pair = torch.cat([seen, empty, (seen - empty).abs()], 1)
-        pair = F.pad(pair, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        right, below = -width % multiple, -height % multiple
+        if right or below:
+            pair = F.pad(pair, (0, right, 0, below), mode="replicate")
         shared = self.decoder(self.encoder(pair))
         mask, depth = (head(shared, pair)[..., :height, :width].float() for head in (self.mask_head, self.depth_head))
         return Prediction(mask=mask, depth=depth.sigmoid())

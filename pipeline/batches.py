@@ -139,7 +139,7 @@ class BatchMaker:
                 self._cache.put(indices[~kept], fresh)
             if not kept.any():
                 return images | fresh
-            lacking = torch.from_numpy(np.flatnonzero(~kept)).to(self._device)
+            lacking = torch.from_numpy(np.flatnonzero(~kept)).to(self._device, non_blocking=True)
             for name, decoded in fresh.items():
                 images[name].permute(0, 2, 3, 1).index_copy_(0, lacking, decoded.permute(0, 2, 3, 1))
             return images

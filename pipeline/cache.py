@@ -63,7 +63,7 @@ class Images:
 
     def put(self, name: str, numbers: Indices, images: Tensor) -> None:
         """Keep images, uint8 (N, C, H, W), of one component at these numbers (N,)."""
-        index = torch.from_numpy(self._where(name, numbers)).to(self._blocks.device)
+        index = torch.from_numpy(self._where(name, numbers)).to(self._blocks.device, non_blocking=True)
         blocks = images.permute(0, 2, 3, 1).reshape(len(index), math.prod(self._size)).view(self._blocks.dtype)
         self._blocks.index_copy_(0, index, blocks.to(self._blocks.device))
 
@@ -127,7 +127,7 @@ class Cache:
         for name, all_of_them in images.items():
             some = all_of_them
             if len(inside) < len(indices):
-                some = all_of_them[torch.from_numpy(inside).to(all_of_them.device)]
+                some = all_of_them[torch.from_numpy(inside).to(all_of_them.device, non_blocking=True)]
             self.images.put(name, indices[inside], some)
 
     def mark(self, indices: Indices) -> None:

@@ -1,0 +1,56 @@
+"""Network and losses as one compiled function: a few kernels instead of hundreds, begun by one call."""
+
+import logging
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.losses import Objective
+
+log = logging.getLogger(__name__)
+
+_TRIALS = 3
+"""With CUDA graphs the first batch warms up, the second is recorded, the third is the first that is replayed."""
+
+
+class Compiled(nn.Module):
+    """An Objective compiled for batches of `count` samples; others, as an epoch's last may be, it computes as it is."""
+
+    def __init__(self, objective: Objective, count: int, **options: Any) -> None:
+        """options: of torch.compile."""
+        super().__init__()
+        self._count, self._plain = count, objective
+        self._compiled = torch.compile(objective, dynamic=False, fullgraph=True, **options)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        losses: Tensor = (self._compiled if len(images[0]) == self._count else self._plain)(*images)
+        return losses
+
+
+def compiled(objective: Objective, *images: Tensor, **options: Any) -> nn.Module:
+    """Return `objective` compiled for batches like `images`, by a trial of which no trace is left in it.
+
+    Where that fails, `objective` comes back, and the log says why. To be called with the autocast that training has.
+    """
+    begin, attempt = time.perf_counter(), Compiled(objective, len(images[0]), **options)
+    before = [buffer.clone() for buffer in objective.buffers()]
+    try:
+        with warnings.catch_warnings():  # TF32, which it recommends, is too coarse for the variances of SSIM
+            warnings.filterwarnings("ignore", message=".*TensorFloat32")
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            for _ in range(_TRIALS):
+                torch.autograd.backward(attempt(*images).sum())
+                objective.zero_grad()
+    except Exception as error:  # of whatever kind: compilers, drivers and kernels all fail in their own way
+        reason = " ".join([type(error).__name__, *str(error).split("\n")[:2]])
+        log.warning("not compiled, so training is slower: %s", reason)
+        return objective
+    finally:
+        objective.zero_grad()
+        for buffer, value in zip(objective.buffers(), before, strict=True):
+            buffer.copy_(value)
+    log.info("compiled in %.0f s", time.perf_counter() - begin)
+    return attempt
