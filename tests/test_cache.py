@@ -7,11 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from test_loader import loader, overwrite, same
 
 from pipeline.batch import Batch
+from pipeline.cache import Images
 from pipeline.loader import Loader
+from pipeline.memory import on_gpu
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 
@@ -23,7 +29,40 @@ def epochs(opened: Loader, count: int) -> list[Batch]:
     return [batch for _ in range(count) for batch in opened]
 
 
-@pytest.mark.parametrize("options", [{"cache": "host"}, PARTIAL], ids=["whole", "part"])
+@given(
+    kinds=st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_images_come_back_as_they_were_put(kinds: dict[str, tuple[int, int]], size: tuple[int, int], seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    memory = torch.full((Images.bytes_of(kinds, size),), 7, dtype=torch.uint8)
+    kept, store = dict[str, torch.Tensor](), Images(kinds, size, memory)
+    for name, (count, channels) in kinds.items():
+        kept[name] = torch.from_numpy(generator.integers(0, 256, (count, channels, *size), np.uint8))
+        store.put(name, np.arange(count), kept[name])
+    numbers = {name: generator.integers(0, count, 6) for name, (count, _) in kinds.items()}
+    found = store.gather(numbers, torch.device("cpu"))
+    assert list(found) == list(kinds)
+    for name, images in found.items():
+        assert torch.equal(images, kept[name][torch.from_numpy(numbers[name])])
+        assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_pytorch_keeps_free_of_a_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    mib = 1 << 20
+    for name, value in (
+        ("mem_get_info", (10 * mib, 80 * mib)),
+        ("memory_reserved", 50 * mib),
+        ("memory_allocated", 20 * mib),
+    ):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda _, value=value: value)
+    with pytest.raises(MemoryError, match="cpu has 40 MiB left"):
+        on_gpu(41 * mib, torch.device("cpu"))
+    assert on_gpu(39 * mib, torch.device("cpu")).nbytes == 39 * mib
+
+
+@pytest.mark.parametrize("options", [{"cache": "host"}, {"cache": "host", "size": 15}, PARTIAL], ids=str)
 def test_batches_are_the_same_with_and_without_it(dataset: Path, options: dict[str, Any]) -> None:
     with loader(dataset, **options) as cached, loader(dataset, size=options.get("size", 32)) as plain:
         assert same(epochs(cached, 3), epochs(plain, 3))

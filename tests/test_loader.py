@@ -1,19 +1,29 @@
 """The loader: the same batches from any decoder, bank, number of ranks and place to go on from."""
 
+import logging
+import math
+import os
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from small_data import SIZE
 
 from pipeline.batch import Batch
-from pipeline.loader import Loader, LoaderConfig
+from pipeline.batches import _failing
+from pipeline.decode import _blank, make_decoder
+from pipeline.loader import Loader, LoaderConfig, _resolved
 from shards.errors import InputError
 from shards.format.dataset import Dataset
+from shards.format.manifest import StoredComponent
 from shards.machine import cpu_count
 
 TRAIN = 120
@@ -169,6 +179,81 @@ def test_too_many_broken_images_stop_the_run_and_are_named(damaged: Path, decode
     ) as raised:
         epoch(damaged, decode=decode, max_bad=2, num_threads=1)
     assert all(opened.key(int(opened.split("train")[row])) in str(raised.value) for row in (3, 4, 5))
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), max_size=5))))
+def test_bad_images_are_found_by_halving(case: tuple[int, set[int]]) -> None:
+    """One of N costs 2 log N attempts, not N."""
+    count, bad = case
+    attempts = []
+
+    def attempt(numbers: NDArray[np.int64]) -> None:
+        attempts.append(len(numbers))
+        if bad & set(numbers.tolist()):
+            raise ValueError("does not decode")
+
+    assert _failing(np.arange(count), attempt) == sorted(bad)
+    assert len(attempts) <= 1 + 2 * len(bad) * math.ceil(math.log2(count + 1))
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+def test_a_shard_that_is_cut_short_later_ends_the_run_with_a_word(damaged: Path, decode: str) -> None:
+    with loader(damaged, decode=decode, num_threads=1) as opened:
+        for tar in damaged.glob("shard-*.tar"):
+            os.truncate(tar, 1024)
+        with pytest.raises(InputError, match=r"a shard cannot be read .*Check the disk"):
+            list(opened)
+
+
+@pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")
+def test_auto_measures_each_decoder_once_and_keeps_the_fastest(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stands in for a machine with a GPU, where there are two to choose from."""
+    made = []
+
+    def count(decode: str, *arguments: Any) -> Any:
+        made.append(decode)
+        return make_decoder(decode, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pipeline.loader.candidates", lambda *_: ["portable", "cpu"])
+    monkeypatch.setattr("pipeline.batches.make_decoder", count)
+    with caplog.at_level(logging.INFO, "pipeline"), loader(dataset, decode="auto", cache="host") as opened:
+        assert made.count("portable") == made.count("cpu") == 2 + 1, "two threads, and the bank"
+        assert f"decode={opened.decode}, which made the first batches fastest" in caplog.text
+        list(opened)
+        before = opened.stats
+        list(opened)
+        assert opened.stats.since(before).spent["decode"] == 0, "the cache was empty before the first epoch"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("cuda", "cuda:3"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
+)
+def test_a_cuda_device_without_a_number_is_the_current_one(
+    given: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would not equal that of its tensors, and DALI would take the first GPU on every rank."""
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    assert _resolved(torch.device(given)) == torch.device(found)
+
+
+@pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")
+def test_the_batch_that_warms_a_decoder_up_is_a_full_one_of_the_right_images() -> None:
+    components = {
+        "fg_bg": StoredComponent(extension="jpg", channels=3),
+        "mask": StoredComponent(extension="png", channels=1),
+        "depth": StoredComponent(extension="png", channels=1, bits=16),
+    }
+    images = make_decoder("cpu", components, 5, (24, 40), torch.device("cpu"), 0.9).decode(
+        _blank(components, 5, (24, 40))
+    )
+    assert {name: tuple(image.shape) for name, image in images.items()} == {
+        "fg_bg": (5, 24, 40, 3),
+        "mask": (5, 24, 40, 1),
+        "depth": (5, 24, 40, 1),
+    }
+    assert not any(image.any() for image in images.values())
 
 
 @pytest.mark.parametrize("name", ["shard-000002.tar", "shared.tar"])
