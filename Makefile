@@ -10,7 +10,7 @@ help:
 	@echo "make check   format, lint and types"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make bench-making   converting beside decoding alone and GNU tar, composing beside encoding alone (10 minutes, 4 GB)"
-	@echo "make gpu     tests and benchmarks on a CUDA GPU; DRY=1 walks the same code on the CPU"
+	@echo "make gpu     tests and benchmarks on a CUDA GPU (5 minutes), STAGE=second more of them; DRY=1 walks both on the CPU"
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +47,4 @@ bench-loaders: $(VENV)-bench/installed
 
 # With a GPU: the virtual environment if there is one, else the machine's own Python, which may reach no package index.
 gpu: $(if $(DRY),$(VENV)/installed-dev)
-	$(if $(wildcard $(BIN)/python)$(DRY),$(BIN)/python,$(PYTHON)) -m bench.gpu $(if $(DRY),--dry)
+	$(if $(wildcard $(BIN)/python)$(DRY),$(BIN)/python,$(PYTHON)) -m bench.gpu $(STAGE) $(if $(DRY),--dry)

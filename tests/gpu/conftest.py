@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.sections import DRY, FULL, Scale
+from bench.gpu.scale import DRY, FULL, Scale
 from pipeline.loader import LoaderConfig
+from train import TrainConfig
 
 collect_ignore_glob = [] if "SLUICE_DATA" in os.environ else ["test_*.py"]
 
@@ -18,13 +19,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or not report.passed:
         result = {"test": report.nodeid.partition("::")[2], "outcome": report.outcome, "seconds": report.duration}
         error = {} if report.passed else {"error": report.longreprtext}
-        with Path(os.environ["SLUICE_REPORT"]).open("a") as file:
+        with Path(os.environ["SLUICE_ROWS"]).open("a") as file:
             file.write(json.dumps(result | {"measured": dict(report.user_properties)} | error) + "\n")
 
 
 @pytest.fixture(scope="session")
 def scale() -> Scale:
-    return DRY if os.environ["SLUICE_DEVICE"] == DRY.device else FULL
+    return DRY if os.environ["SLUICE_DEVICE"] == DRY.device.type else FULL
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +36,17 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def device(scale: Scale) -> torch.device:
-    return torch.device(scale.device)
+    return scale.device
 
 
 @pytest.fixture(scope="session")
 def config(scale: Scale, data: Path) -> LoaderConfig:
     """Batches decoded on the GPU, several of them at once."""
-    return LoaderConfig(
-        data=data, size=scale.size, batch_size=128 if scale.device == "cuda" else 16, decode=scale.decode, num_threads=4
-    )
+    return LoaderConfig(data=data, size=scale.size, batch_size=scale.test_batch, decode=scale.decode, num_threads=4)
+
+
+@pytest.fixture
+def training_config(config: LoaderConfig, scale: Scale, tmp_path: Path) -> TrainConfig:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    return TrainConfig(loader=config, unet=scale.unet, out=run, epochs=2, wandb="off", log_every=5)

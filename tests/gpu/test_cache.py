@@ -1,4 +1,4 @@
-"""The cache on the device: the same pixels, one kernel a component, and nothing passes through the host."""
+"""The cache on the device: the same pixels, one kernel a batch, and nothing passes through the host."""
 
 import json
 import logging
@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.sections import Scale
+from bench.gpu.scale import Scale
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 
-IMAGES = ("fg_bg", "bg", "mask", "depth")
+IMAGES, CHANNELS = ("fg_bg", "bg", "mask", "depth"), 3 + 3 + 1 + 1
 BATCHES = 8
 
 
@@ -44,10 +44,10 @@ def test_what_it_gives_is_what_was_decoded(small: LoaderConfig, device: torch.de
         assert loader.stats.since(before).spent["decode"] == 0
 
 
-def test_a_batch_from_the_device_is_a_kernel_a_component(
+def test_a_batch_from_the_device_is_one_kernel(
     small: LoaderConfig, device: torch.device, tmp_path: Path, record_property: Any
 ) -> None:
-    """And what is copied is the numbers of its samples, 8 bytes each and component."""
+    """And what is copied is where its images lie, 8 bytes for each of their channels."""
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with Loader(replace(small, cache="device" if on_cuda else "host"), device=device) as loader:
@@ -61,8 +61,23 @@ def test_a_batch_from_the_device_is_a_kernel_a_component(
     copied = sum(event["args"]["bytes"] for event in events if event.get("cat") == "gpu_memcpy")
     record_property("kernels_per_batch", kernels / len(batches))
     record_property("bytes_copied_per_batch", copied / len(batches))
-    assert kernels == (len(IMAGES) * len(batches) if on_cuda else 0)
-    assert copied <= sum(len(batch.index) for batch in batches) * 8 * len(IMAGES)
+    assert kernels == (len(batches) if on_cuda else 0)
+    assert copied <= sum(len(batch.index) for batch in batches) * 8 * CHANNELS
+
+
+def test_a_device_without_an_index_is_the_first(config: LoaderConfig, scale: Scale, device: torch.device) -> None:
+    """With its cache, too. Decoded on the host, where the same file gives the same pixels each time."""
+    small = replace(config, split="test", decode="cpu")
+    with (
+        Loader(replace(small, cache=scale.cache), device=device.type) as without,
+        Loader(small, device=device) as with_index,
+    ):
+        for _ in range(2):
+            for one, other in zip(without, with_index, strict=True):
+                assert torch.equal(one.index, other.index)
+                for image, same in zip(one[:4], other[:4], strict=True):
+                    assert image.device == device
+                    assert torch.equal(image, same)
 
 
 def test_auto_measures_and_says_what_it_chose(
