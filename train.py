@@ -222,12 +222,13 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                 losses.append(optimise(training, objective, batch, config))
                 if training.step % config.log_every == 0:
                     if report:
-                        mean = torch.stack(losses).mean(0)
+                        mean = torch.stack(losses).mean(0).cpu()  # here the host waits for the device
                         report.step(training.step, mean, learning_rate, loader.stats.since(before))
                     losses.clear()
                     before = loader.stats
                 if report and training.step % config.save_every == 0:
                     training.save(last, saved)
+            torch.get_device_module(ranks.device).synchronize()
             of_epoch = loader.stats.since(before_epoch)
             metrics, picture = evaluate(training.model, held_out, autocast_dtype(config.precision, ranks.device))
             if report:

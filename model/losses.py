@@ -32,9 +32,9 @@ def _gaussian(size: int, device: torch.device) -> Tensor:
         return rows.unfold(1, 2 * _RADIUS + 1, 1) @ (taps / taps.sum())
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # stub lacks types
-def _window(size: int, device: torch.device) -> Tensor:
-    return _gaussian(size, device)  # which is not looked into, and so stays remembered, where `ssim` is compiled
+def window(size: int, device: torch.device) -> Tensor:
+    """Return `_gaussian`'s matrix, made once: a function by itself, which compiling can be told not to look into."""
+    return _gaussian(size, device)
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     # Two small matrix products a map, because on a CPU torchmetrics' 11 x 11 convolution takes longer than the rest of
     # a training step. In float32, because the variances below are small differences.
     with torch.autocast(target.device.type, enabled=False):
-        rows, columns = (_window(size, target.device) for size in target.shape[-2:])
+        rows, columns = (window(size, target.device) for size in target.shape[-2:])
         x, y = prediction.float(), target.float()
         maps = torch.stack([x, y, x * x, y * y, x * y])
         mean_x, mean_y, xx, yy, xy = (rows.T @ maps @ columns).unbind()

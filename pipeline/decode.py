@@ -137,8 +137,9 @@ def resize(images: Tensor, size: int | None) -> Tensor:
         scaled = _scaled(images.float(), size, size).round_().clamp_(0, 65535)
         return scaled.int().to(torch.uint16).permute(0, 3, 1, 2)
     if images.is_cuda:
-        scaled = _scaled(images.half(), size, size)
-        return scaled.round_().clamp_(0, 255).to(torch.uint8).permute(0, 3, 1, 2)
+        scaled = _scaled(images.half(), size, size).round_().clamp_(0, 255)
+        # Of one channel the strides may be any; compiled code accepts those of a contiguous tensor only.
+        return scaled.to(torch.uint8, memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
     rows = _scaled_rows(images, size)
     if images.shape[3] > 1 or size % 4:
         return _scaled(rows, size, size).permute(0, 3, 1, 2)
