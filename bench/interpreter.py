@@ -3,16 +3,16 @@
     python -m bench.interpreter
 
 Threads share one interpreter, so a second divided by this time is as many samples a second as a process can load, on
-any number of cores. Measured is the CPU time of a thread that makes batches of images of 16 x 16 pixels. DALI decodes
-them on a thread of its own, and copying so few bytes takes next to nothing; but as it is not nothing, and calls made
-with the interpreter unlocked are counted too, the figures are upper bounds.
+any number of cores. Measured is the user time of a thread that makes batches of images of 16 x 16 pixels: the kernel
+reads files, and DALI decodes on a thread of its own, while the interpreter is free. Some of what is left is done with
+the interpreter free too, such as copying pixels, so the figures are upper bounds.
 """
 
 import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
+from resource import RUSAGE_THREAD, getrusage
 
 import torch
 
@@ -29,16 +29,16 @@ COLUMNS = ("batch", "decoded, us a sample", "samples/s at most", "from the cache
 
 
 def python_time(config: LoaderConfig, rounds: int = 5) -> float:
-    """Return the microseconds of CPU a sample, the median of so many epochs; one before them fills caches."""
+    """Return microseconds of user time a sample, the median of so many epochs; one before them fills caches."""
     dataset = Dataset.open(Path(config.data))
     order = Order(samples=len(dataset.split(config.split)), batch_size=config.batch_size)
     maker, times = BatchMaker(dataset, Reader(local_tars(dataset)), order, config, torch.device("cpu")), []
     maker.open_cache()
     for epoch in range(rounds + 1):
-        begin = time.thread_time()
+        begin = getrusage(RUSAGE_THREAD).ru_utime
         for step in range(order.steps):
             maker.make(epoch, step, rank=0)
-        times.append((time.thread_time() - begin) / order.samples * 1e6)
+        times.append((getrusage(RUSAGE_THREAD).ru_utime - begin) / order.samples * 1e6)
     return statistics.median(times[1:])
 
 
@@ -53,7 +53,7 @@ def main() -> None:
             times = [python_time(replace(config, cache=cache)) for cache in ("none", "host")]
             rows.append((str(batch_size), *(cell for us in times for cell in (f"{us:.1f}", f"{1e6 / us:,.0f}"))))
     lines = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
-    told = f"`python -m bench.interpreter`, {before}. CPU time of one thread, images of {SIZE} px, 8,000 samples."
+    told = f"`python -m bench.interpreter`, {before}. User time of one thread, images of {SIZE} px, 8,000 samples."
     measure.write_section(measure.RESULTS, "interpreter", f"## Python a sample\n\n{told}\n\n{lines}")
 
 

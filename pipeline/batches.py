@@ -128,7 +128,7 @@ class BatchMaker:
             rows = self._rows[indices]
             numbers = {name: self._dataset.shared_number(name, rows) for name in self._banks}
             kept = self._cache.kept(indices) if self._cache else np.zeros(len(indices), bool)
-            if kept.any():
+            if kept.any():  # where an image is missing yet, any other holds its place
                 numbers |= dict.fromkeys(self._components, np.where(kept, indices, 0))
             images = self._gathered(numbers)
         if kept.all():

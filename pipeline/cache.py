@@ -29,49 +29,58 @@ class Images:
 
     def __init__(self, kinds: Kinds, size: tuple[int, int], memory: Tensor) -> None:
         """`size`: height and width. `memory`: uint8, as much as `bytes_of` says."""
-        counts = [count * channels for count, channels in kinds.values()]
-        firsts = (np.cumsum(counts) - counts).tolist()
-        self._size, block = size, math.prod(size)
-        self._places = {name: (first, kinds[name][1]) for name, first in zip(kinds, firsts, strict=True)}
-        word = torch.int64 if block % 8 == 0 else torch.uint8  # gathered word by word, where it is no single kernel
+        self._kinds, self._size, block = kinds, size, math.prod(size)
+        word = torch.int64 if block % 8 == 0 else torch.uint8
         self._blocks = memory.view(word).view(-1, block // word.itemsize)
+        parts = torch.split(self._blocks, [count * channels for count, channels in kinds.values()])
+        self._parts = {
+            name: part.view(count, channels * self._blocks.shape[1])
+            for (name, (count, channels)), part in zip(kinds.items(), parts, strict=True)
+        }
 
     @staticmethod
     def bytes_of(kinds: Kinds, size: tuple[int, int]) -> int:
         return math.prod(size) * sum(count * channels for count, channels in kinds.values())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._kinds
 
     def gather(self, numbers: Mapping[str, Indices], device: torch.device) -> dict[str, Tensor]:
         """Return the images of these numbers (N,), by component, uint8 (N, C, H, W) on `device`."""
         if not numbers:
             return {}
-        where = [self._where(name, of) for name, of in numbers.items()]
+        if self._blocks.is_cuda:
+            return self.gather_at_once(numbers)
+        return {name: self._shaped(name, self._rows(name, of, device)) for name, of in numbers.items()}
+
+    def _rows(self, name: str, numbers: Indices, device: torch.device) -> Tensor:
+        part, index = self._parts[name], torch.from_numpy(numbers)
+        if device.type == "cpu":
+            return part.index_select(0, index)
+        pinned = torch.empty((len(numbers), part.shape[1]), dtype=part.dtype, pin_memory=True)
+        return torch.index_select(part, 0, index, out=pinned).to(device, non_blocking=True)
+
+    def gather_at_once(self, numbers: Mapping[str, Indices]) -> dict[str, Tensor]:
+        """Do the same by one call, which on a GPU is one kernel; on the host it would take longer (bench/LOG.md)."""
+        where = []
+        for name, of in numbers.items():
+            channels = self._kinds[name][1]
+            first = self._parts[name].storage_offset() // self._blocks.shape[1]
+            where.append((first + of[:, None] * channels + np.arange(channels)).ravel())
         index = torch.from_numpy(np.concatenate(where)).to(self._blocks.device, non_blocking=True)
-        if self._blocks.device == device:
-            found = self._blocks.index_select(0, index)
-        else:
-            pinned = torch.empty((len(index), self._blocks.shape[1]), dtype=self._blocks.dtype, pin_memory=True)
-            found = torch.index_select(self._blocks, 0, index, out=pinned).to(device, non_blocking=True)
-        shapes = {name: (len(of), *self._size, self._places[name][1]) for name, of in numbers.items()}
-        parts = torch.split(found.view(torch.uint8), [len(one) for one in where])
-        return {
-            name: part.view(shape).permute(0, 3, 1, 2)
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
-        }
+        parts = torch.split(self._blocks.index_select(0, index), [len(one) for one in where])
+        return {name: self._shaped(name, part) for name, part in zip(numbers, parts, strict=True)}
+
+    def _shaped(self, name: str, rows: Tensor) -> Tensor:
+        """Return images that lie one after the other as (N, C, H, W)."""
+        return rows.view(torch.uint8).view(-1, *self._size, self._kinds[name][1]).permute(0, 3, 1, 2)
 
     def put(self, name: str, numbers: Indices, images: Tensor) -> None:
         """Keep images, uint8 (N, C, H, W), of one component at these numbers (N,)."""
-        index = torch.from_numpy(self._where(name, numbers)).to(self._blocks.device, non_blocking=True)
-        blocks = images.permute(0, 2, 3, 1).reshape(len(index), math.prod(self._size)).view(self._blocks.dtype)
-        self._blocks.index_copy_(0, index, blocks.to(self._blocks.device))
-
-    def _where(self, name: str, numbers: Indices) -> Indices:
-        """Return the blocks of these images, in order."""
-        first, channels = self._places[name]
-        blocks: Indices = first + numbers[:, None] * channels + np.arange(channels)
-        return blocks.ravel()
+        part = self._parts[name]
+        rows = images.permute(0, 2, 3, 1).reshape(len(numbers), self._kinds[name][1] * math.prod(self._size))
+        index = torch.from_numpy(numbers).to(part.device, non_blocking=True)
+        part.index_copy_(0, index, rows.view(part.dtype).to(part.device))
 
 
 class Cache:

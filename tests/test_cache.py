@@ -42,11 +42,11 @@ def test_images_come_back_as_they_were_put(kinds: dict[str, tuple[int, int]], si
         kept[name] = torch.from_numpy(generator.integers(0, 256, (count, channels, *size), np.uint8))
         store.put(name, np.arange(count), kept[name])
     numbers = {name: generator.integers(0, count, 6) for name, (count, _) in kinds.items()}
-    found = store.gather(numbers, torch.device("cpu"))
-    assert list(found) == list(kinds)
-    for name, images in found.items():
-        assert torch.equal(images, kept[name][torch.from_numpy(numbers[name])])
-        assert images.is_contiguous(memory_format=torch.channels_last)
+    for found in (store.gather(numbers, torch.device("cpu")), store.gather_at_once(numbers)):
+        assert list(found) == list(kinds)
+        for name, images in found.items():
+            assert torch.equal(images, kept[name][torch.from_numpy(numbers[name])])
+            assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_pytorch_keeps_free_of_a_gpu_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
