@@ -51,7 +51,7 @@ class BatchMaker:
             if component.shared and room >= 0:
                 self._banks[name] = component.shared, self._bytes[name]
         memory = torch.empty(Images.bytes_of(self._banks, self._size), dtype=torch.uint8, device=device)
-        self._bank = Images(self._banks, self._size, memory)
+        self._stores = [Images(self._banks, self._size, memory)]
         self._cache: Cache | None = None
         for name in self._banks:
             self._fill_bank(name, components[name])
@@ -88,12 +88,12 @@ class BatchMaker:
             self._device if on_device else torch.device("cpu"),
             f"{data} {config.split} {self._size} {config.decode} {list(self._components)} {config.cache_mib}",
         )
+        self._stores.append(self._cache.images)
         if on_device:
-            for name, (count, _) in self._banks.items():
-                numbers = np.arange(count)
-                self._cache.images.put(name, numbers, self._bank.gather({name: numbers}, self._device)[name])
+            numbers = {name: np.arange(count) for name, (count, _) in self._banks.items()}
+            for name, images in self._stores.pop(0).gather(numbers, self._device).items():
+                self._cache.images.put(name, numbers[name], images)
             torch.cuda.current_stream(self._device).synchronize()
-            self._bank = self._cache.images
 
     def make(self, epoch: int, step: int, rank: int) -> Batch:
         """Return the batch of `rank` at `step`.
@@ -127,29 +127,26 @@ class BatchMaker:
         with self.watch.timed("gather"):
             rows = self._rows[indices]
             numbers = {name: self._dataset.shared_number(name, rows) for name in self._banks}
-            kept = self._cache.kept(indices) if self._cache else np.zeros(len(indices), bool)
-            if kept.any():  # where an image is missing yet, any other holds its place
-                numbers |= dict.fromkeys(self._components, np.where(kept, indices, 0))
-            images = self._gathered(numbers)
-        if kept.all():
+            missing = np.flatnonzero(~self._cache.kept(indices)) if self._cache else np.arange(len(indices))
+            if len(missing) < len(indices):
+                some = indices.copy()
+                some[missing] = 0  # any other image holds the place of one that is not kept yet
+                numbers |= dict.fromkeys(self._components, some)
+            images = dict[str, Tensor]()
+            for store in self._stores:
+                images |= store.gather(numbers, self._device)
+        if not len(missing):
             return images
-        fresh = self._decoded(decoder, indices[~kept])
+        fresh = self._decoded(decoder, indices[missing])
         with self.watch.timed("gather"):
             if self._cache:
-                self._cache.put(indices[~kept], fresh)
-            if not kept.any():
+                self._cache.put(indices[missing], fresh)
+            if len(missing) == len(indices):
                 return images | fresh
-            lacking = torch.from_numpy(np.flatnonzero(~kept)).to(self._device, non_blocking=True)
+            places = torch.from_numpy(missing).to(self._device, non_blocking=True)
             for name, decoded in fresh.items():
-                images[name].permute(0, 2, 3, 1).index_copy_(0, lacking, decoded.permute(0, 2, 3, 1))
+                images[name].permute(0, 2, 3, 1).index_copy_(0, places, decoded.permute(0, 2, 3, 1))
             return images
-
-    def _gathered(self, numbers: dict[str, Indices]) -> dict[str, Tensor]:
-        stores = [self._bank, *([self._cache.images] if self._cache and self._cache.images is not self._bank else [])]
-        images = dict[str, Tensor]()
-        for store in stores:
-            images |= store.gather({name: of for name, of in numbers.items() if name in store}, self._device)
-        return images
 
     def _decoded(self, decoder: ImageDecoder, indices: Indices) -> dict[str, Tensor]:
         rows = self._rows[indices]
@@ -208,7 +205,7 @@ class BatchMaker:
         encoded = self._reader.read({name: self._dataset.locate_shared(name, np.arange(component.shared))})
 
         def keep(numbers: Indices) -> None:
-            self._bank.put(name, numbers, self._finished(decoder, encoded.part(numbers))[name])
+            self._stores[0].put(name, numbers, self._finished(decoder, encoded.part(numbers))[name])
 
         for first in range(0, component.shared, _CHUNK):
             bad += _failing(np.arange(first, min(first + _CHUNK, component.shared)), keep)

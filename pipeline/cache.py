@@ -29,58 +29,51 @@ class Images:
 
     def __init__(self, kinds: Kinds, size: tuple[int, int], memory: Tensor) -> None:
         """`size`: height and width. `memory`: uint8, as much as `bytes_of` says."""
-        self._kinds, self._size, block = kinds, size, math.prod(size)
-        word = torch.int64 if block % 8 == 0 else torch.uint8
-        self._blocks = memory.view(word).view(-1, block // word.itemsize)
-        parts = torch.split(self._blocks, [count * channels for count, channels in kinds.values()])
-        self._parts = {
-            name: part.view(count, channels * self._blocks.shape[1])
+        self._size, block = size, math.prod(size)
+        parts = torch.split(memory, [count * channels * block for count, channels in kinds.values()])
+        self._images = {
+            name: part.view(count, *size, channels)
             for (name, (count, channels)), part in zip(kinds.items(), parts, strict=True)
         }
+        word = torch.int64 if block % 8 == 0 else torch.uint8
+        self._blocks = memory.view(word).view(-1, block // word.itemsize)
 
     @staticmethod
     def bytes_of(kinds: Kinds, size: tuple[int, int]) -> int:
         return math.prod(size) * sum(count * channels for count, channels in kinds.values())
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._kinds
-
     def gather(self, numbers: Mapping[str, Indices], device: torch.device) -> dict[str, Tensor]:
-        """Return the images of these numbers (N,), by component, uint8 (N, C, H, W) on `device`."""
-        if not numbers:
-            return {}
-        if self._blocks.is_cuda:
-            return self.gather_at_once(numbers)
-        return {name: self._shaped(name, self._rows(name, of, device)) for name, of in numbers.items()}
+        """Return the images of these numbers (N,) of the components that are here, uint8 (N, C, H, W) on `device`."""
+        here = {name: of for name, of in numbers.items() if name in self._images}
+        if self._blocks.is_cuda and here:
+            return self.gather_at_once(here)
+        return {name: self._gathered(self._images[name], of, device) for name, of in here.items()}
 
-    def _rows(self, name: str, numbers: Indices, device: torch.device) -> Tensor:
-        part, index = self._parts[name], torch.from_numpy(numbers)
+    def _gathered(self, images: Tensor, numbers: Indices, device: torch.device) -> Tensor:
+        index = torch.from_numpy(numbers)
         if device.type == "cpu":
-            return part.index_select(0, index)
-        pinned = torch.empty((len(numbers), part.shape[1]), dtype=part.dtype, pin_memory=True)
-        return torch.index_select(part, 0, index, out=pinned).to(device, non_blocking=True)
+            return images.index_select(0, index).permute(0, 3, 1, 2)
+        pinned = torch.empty((len(numbers), *images.shape[1:]), dtype=images.dtype, pin_memory=True)
+        return torch.index_select(images, 0, index, out=pinned).to(device, non_blocking=True).permute(0, 3, 1, 2)
 
     def gather_at_once(self, numbers: Mapping[str, Indices]) -> dict[str, Tensor]:
         """Do the same by one call, which on a GPU is one kernel; on the host it would take longer (bench/LOG.md)."""
-        where = []
+        where, shapes = list[Indices](), dict[str, tuple[int, ...]]()
         for name, of in numbers.items():
-            channels = self._kinds[name][1]
-            first = self._parts[name].storage_offset() // self._blocks.shape[1]
+            images = self._images[name]
+            first, channels = images.storage_offset() // math.prod(self._size), images.shape[3]
             where.append((first + of[:, None] * channels + np.arange(channels)).ravel())
+            shapes[name] = len(of), *images.shape[1:]
         index = torch.from_numpy(np.concatenate(where)).to(self._blocks.device, non_blocking=True)
-        parts = torch.split(self._blocks.index_select(0, index), [len(one) for one in where])
-        return {name: self._shaped(name, part) for name, part in zip(numbers, parts, strict=True)}
-
-    def _shaped(self, name: str, rows: Tensor) -> Tensor:
-        """Return images that lie one after the other as (N, C, H, W)."""
-        return rows.view(torch.uint8).view(-1, *self._size, self._kinds[name][1]).permute(0, 3, 1, 2)
+        parts = torch.split(self._blocks.index_select(0, index).view(torch.uint8), [len(one) for one in where])
+        named = zip(shapes.items(), parts, strict=True)
+        return {name: part.view(shape).permute(0, 3, 1, 2) for (name, shape), part in named}
 
     def put(self, name: str, numbers: Indices, images: Tensor) -> None:
         """Keep images, uint8 (N, C, H, W), of one component at these numbers (N,)."""
-        part = self._parts[name]
-        rows = images.permute(0, 2, 3, 1).reshape(len(numbers), self._kinds[name][1] * math.prod(self._size))
-        index = torch.from_numpy(numbers).to(part.device, non_blocking=True)
-        part.index_copy_(0, index, rows.view(part.dtype).to(part.device))
+        kept = self._images[name]
+        index = torch.from_numpy(numbers).to(kept.device, non_blocking=True)
+        kept.index_copy_(0, index, images.permute(0, 2, 3, 1).to(kept.device))
 
 
 class Cache:
@@ -126,9 +119,8 @@ class Cache:
 
     def kept(self, indices: Indices) -> NDArray[np.bool_]:
         """Tell which of these samples it has, bool (N,)."""
-        inside = indices < self.capacity
-        has: NDArray[np.bool_] = inside & (self._filled[np.where(inside, indices, 0)] == 1)
-        return has
+        has: NDArray[np.bool_] = self._filled[np.minimum(indices, self.capacity - 1)] == 1
+        return has & (indices < self.capacity)
 
     def put(self, indices: Indices, images: Mapping[str, Tensor]) -> None:
         """Write the images, uint8 (N, C, H, W), of these samples. They count as kept after `mark`."""

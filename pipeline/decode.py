@@ -11,7 +11,7 @@ from torch.utils.dlpack import from_dlpack
 
 from pipeline.memory import wait_for
 from pipeline.portable import Components, PortableDecoder
-from pipeline.reader import Encoded
+from pipeline.reader import WORD, Encoded
 from shards.errors import InputError
 from shards.format.images import encode_image
 
@@ -60,7 +60,7 @@ class DaliDecoder:
             rows, outputs = fn.external_source(name="rows", no_copy=True), []
             for name, component in components.items():
                 begin, size = (fn.external_source(name=f"{name} {what}", no_copy=True) for what in ("begin", "size"))
-                image = fn.slice(rows, begin, size, axes=[0])
+                image = fn.reinterpret(fn.slice(rows, begin, size, axes=[0]), dtype=types.UINT8)
                 output_type = types.RGB if component.channels == 3 else types.GRAY
                 deep = component.bits == 16
                 where = {"device": "cpu"} if device is None or deep else on_gpu
@@ -74,10 +74,10 @@ class DaliDecoder:
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         """See PortableDecoder. After an error it works again: DALI loses the batch, not the pipeline."""
         stream = None if self._device is None else torch.cuda.current_stream(self._device)
-        lists = {"rows": self._list(encoded.rows)}
+        lists = {"rows": self._list(encoded.rows.view(np.int64))}  # DALI copies slices element by element
         for name in self._names:
-            lists[f"{name} begin"] = self._list(encoded.begin[name][:, None])
-            lists[f"{name} size"] = self._list(encoded.size[name][:, None])
+            lists[f"{name} begin"] = self._list(encoded.begin[name][:, None] // WORD)
+            lists[f"{name} size"] = self._list(-(-encoded.size[name][:, None] // WORD))
         try:
             decoded = self._pipeline.run(stream, **lists)
         except RuntimeError as error:
@@ -98,7 +98,8 @@ def _blank(components: Components, count: int, size: tuple[int, int]) -> Encoded
     images = []
     for one in components.values():
         mode = "I;16" if one.bits == 16 else "RGB" if one.channels == 3 else "L"
-        images.append(encode_image(Image.new(mode, size[::-1]), one.extension))
+        image = encode_image(Image.new(mode, size[::-1]), one.extension)
+        images.append(image + bytes(-len(image) % WORD))
     sizes = np.array([[len(image)] * count for image in images])
     begins = np.cumsum(sizes, 0) - sizes
     rows = np.frombuffer(b"".join(images) * count, np.uint8).reshape(count, -1)

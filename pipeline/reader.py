@@ -15,6 +15,8 @@ from shards.format.dataset import Dataset, Locations
 OpenTar = Callable[[int], int]
 """returns a descriptor to read from, for the caller to close, of the tar of this number in `Dataset.tars`"""
 
+WORD = 8
+"""bytes; images begin at multiples of it, as all that is in tars does"""
 GAP = 4096
 """bytes between two images that are read along with them, at most"""
 MOST_OPEN = 256
@@ -25,7 +27,8 @@ class Encoded(NamedTuple):
     """The encoded images of N samples, in one piece of memory: what is done an image in Python, all threads wait for.
 
     rows: uint8 (N, L), a sample's images in each row, whose other bytes mean nothing. begin, size: by component, where
-    in the row its image lies, bytes, int64 (N,).
+    in the row its image lies, bytes, int64 (N,). L and `begin` are multiples of WORD, by which an image may be copied;
+    what then follows it is the tar's padding.
     """
 
     rows: NDArray[np.uint8]
@@ -74,10 +77,11 @@ class Reader:
         cannot be read.
         """
         file, offset, size = (np.stack(columns) for columns in zip(*places.values(), strict=True))  # (C, N)
-        first, last = offset.min(0), (offset + size).max(0)
+        whole = -(-size // WORD) * WORD
+        first, last = offset.min(0), (offset + whole).max(0)
         if (file != file[0]).any() or (last - first > size.sum(0) + GAP * len(places)).any():
-            begin = at = np.cumsum(size, 0) - size
-            length = size
+            begin = at = np.cumsum(whole, 0) - whole
+            length = whole
         else:
             begin = offset - first
             file, offset, length, at = file[:1], first[None], (last - first)[None], np.zeros_like(first)[None]
@@ -91,7 +95,8 @@ class Reader:
         memory = rows.reshape(-1).data
         try:
             for number, offset, length, at in zip(*(column.ravel().tolist() for column in pieces), strict=True):
-                if os.preadv(tars[number].descriptor, (memory[at : at + length],), offset) != length:
+                count = os.preadv(tars[number].descriptor, (memory[at : at + length],), offset)
+                if count <= length - WORD:  # less may be the padding that a foreign tar lacks at its end
                     raise OSError("a tar has become shorter")
         except OSError as error:
             raise InputError(f"a shard cannot be read ({error}). Check the disk or network that it is on.") from error

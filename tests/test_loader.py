@@ -221,6 +221,7 @@ def test_auto_measures_each_decoder_once_and_keeps_the_fastest(
     with caplog.at_level(logging.INFO, "pipeline"), loader(dataset, decode="auto", cache="host") as opened:
         assert made.count("portable") == made.count("cpu") == 2 + 1, "two threads, and the bank"
         assert f"decode={opened.decode}, which made the first batches fastest" in caplog.text
+        assert not any(opened.stats.spent.values())
         list(opened)
         before = opened.stats
         list(opened)

@@ -19,7 +19,7 @@ from bench.gpu.scale import Scale
 from pipeline.batch import Batch
 from pipeline.decode import make_decoder
 from pipeline.loader import Loader, LoaderConfig
-from pipeline.reader import Encoded
+from pipeline.reader import WORD, Encoded
 from shards.format.dataset import Dataset
 from shards.format.images import encode_image
 from shards.format.manifest import StoredComponent
@@ -97,7 +97,8 @@ def test_depth_of_16_bits_is_decoded_as_it_is(scale: Scale, device: torch.device
     depths = np.random.default_rng(0).integers(0, 65536, (8, 160, 160), np.uint16)
     files = [encode_image(Image.fromarray(depth), "png") for depth in depths]
     sizes = np.array([len(file) for file in files])
-    rows = np.stack([np.frombuffer(file.ljust(sizes.max(), b"\0"), np.uint8) for file in files])
+    longest = -(-sizes.max() // WORD) * WORD
+    rows = np.stack([np.frombuffer(file.ljust(longest, b"\0"), np.uint8) for file in files])
     components = {"depth": StoredComponent(extension="png", channels=1, bits=16)}
     decoder = make_decoder(scale.decode, components, 8, (160, 160), device, hw_decoder_load=0.9)
     images = decoder.decode(Encoded(rows, {"depth": np.zeros_like(sizes)}, {"depth": sizes}))["depth"]
