@@ -15,6 +15,7 @@ from pipeline.batch import Batch
 from pipeline.cache import Cache, Images
 from pipeline.config import LoaderConfig
 from pipeline.decode import Decode, ImageDecoder, make_decoder, resize
+from pipeline.headers import check_headers
 from pipeline.memory import wait_for
 from pipeline.order import Indices, Order
 from pipeline.reader import Encoded, Reader
@@ -157,9 +158,10 @@ class BatchMaker:
     def _finished(self, decoder: ImageDecoder, encoded: Encoded) -> dict[str, Tensor]:
         stored = self._dataset.manifest.image_size
         with self.watch.timed("decode"):
+            check_headers(encoded, self._dataset.manifest.components, stored)
             images = decoder.decode(encoded)
             for name, image in images.items():
-                if tuple(image.shape[1:3]) != stored:
+                if tuple(image.shape[1:3]) != stored:  # turned, as its EXIF says
                     raise ValueError(f"{name}: {image.shape[2]}x{image.shape[1]} pixels, not the data set's size")
         with self.watch.timed("resize"):
             images = {name: resize(image, self._config.size or None) for name, image in images.items()}

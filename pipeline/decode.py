@@ -1,7 +1,7 @@
 """Encoded bytes to tensors of integers by DALI, on the GPU or on the CPU; and the resize that follows."""
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from shards.errors import InputError
 from shards.format.images import encode_image
 
 Decode = Literal["auto", "gpu", "cpu", "portable"]
+
+_CUTS = 256
+"""samples in a batch from which on DALI itself cuts the images out of their rows: a few more steps for each batch on
+its threads, but none for each image in Python (bench/LOG.md)"""
 
 
 def candidates(decode: Decode, device: torch.device) -> list[Decode]:
@@ -50,17 +54,20 @@ class DaliDecoder:
     ) -> None:
         """image_size: height and width of what will be decoded. Images of 16 bits are decoded on the host anyhow."""
         from nvidia.dali import Pipeline, fn, types
-        from nvidia.dali.tensors import TensorListCPU
+        from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
-        self._list, self._names, self._device = TensorListCPU, list(components), device
+        self._tensor, self._list, self._names, self._device = TensorCPU, TensorListCPU, list(components), device
+        self._cuts = batch_size >= _CUTS
         device_id = None if device is None else device.index
         on_gpu = {"device": "mixed", "hw_decoder_load": hw_decoder_load, "jpeg_fancy_upsampling": True}
         self._pipeline = Pipeline(batch_size=batch_size, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
         with self._pipeline:
-            rows, outputs = fn.external_source(name="rows", no_copy=True), []
+            outputs, rows = [], fn.external_source(name="rows", no_copy=True) if self._cuts else None
             for name, component in components.items():
-                begin, size = (fn.external_source(name=f"{name} {what}", no_copy=True) for what in ("begin", "size"))
-                image = fn.reinterpret(fn.slice(rows, begin, size, axes=[0]), dtype=types.UINT8)
+                image = fn.external_source(name=name, no_copy=True)
+                if self._cuts:  # what comes by its name is where it begins
+                    size = fn.external_source(name=f"{name} size", no_copy=True)
+                    image = fn.reinterpret(fn.slice(rows, image, size, axes=[0]), dtype=types.UINT8)
                 output_type = types.RGB if component.channels == 3 else types.GRAY
                 deep = component.bits == 16
                 where = {"device": "cpu"} if device is None or deep else on_gpu
@@ -74,12 +81,8 @@ class DaliDecoder:
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         """See PortableDecoder. After an error it works again: DALI loses the batch, not the pipeline."""
         stream = None if self._device is None else torch.cuda.current_stream(self._device)
-        lists = {"rows": self._list(encoded.rows.view(np.int64))}  # DALI copies slices element by element
-        for name in self._names:
-            lists[f"{name} begin"] = self._list(encoded.begin[name][:, None] // WORD)
-            lists[f"{name} size"] = self._list(-(-encoded.size[name][:, None] // WORD))
         try:
-            decoded = self._pipeline.run(stream, **lists)
+            decoded = self._pipeline.run(stream, **self._inputs(encoded))
         except RuntimeError as error:
             raise ValueError(f"an image does not decode: {error}") from error
         if not all(images.is_dense_tensor() for images in decoded):
@@ -91,6 +94,17 @@ class DaliDecoder:
         copies = {name: image.clone() for name, image in tensors.items()}
         wait_for(stream)
         return copies
+
+    def _inputs(self, encoded: Encoded) -> dict[str, Any]:
+        if not self._cuts:
+            # With the interpreter locked, DALI would look at each array in Python, and copy images to be contiguous.
+            images = {name: [self._tensor(image) for image in encoded.images(name)] for name in self._names}
+            return {name: self._list(one, contiguous=False) for name, one in images.items()}  # type: ignore[call-overload]  # stub lacks it
+        inputs = {"rows": self._list(encoded.rows.view(np.int64))}  # because it copies slices element by element
+        for name in self._names:
+            inputs[name] = self._list(encoded.begin[name][:, None] // WORD)
+            inputs[f"{name} size"] = self._list(-(-encoded.size[name][:, None] // WORD))
+        return inputs
 
 
 def _blank(components: Components, count: int, size: tuple[int, int]) -> Encoded:

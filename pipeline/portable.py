@@ -32,7 +32,7 @@ class PortableDecoder:
         return {name: _decoded(encoded.images(name), mode) for name, mode in self._modes.items()}
 
 
-def _decoded(images: list[NDArray[np.uint8]], mode: str) -> Tensor:
+def _decoded(images: list[memoryview], mode: str) -> Tensor:
     try:
         pixels = [_pixels(image, mode) for image in images]
     except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
@@ -40,8 +40,8 @@ def _decoded(images: list[NDArray[np.uint8]], mode: str) -> Tensor:
     return torch.from_numpy(np.stack(pixels).reshape(len(pixels), *pixels[0].shape[:2], -1))
 
 
-def _pixels(image: NDArray[np.uint8], mode: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    opened = Image.open(io.BytesIO(image.data))
+def _pixels(image: memoryview, mode: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    opened = Image.open(io.BytesIO(image))
     if mode == "I;16" and opened.mode != mode:  # Pillow would convert it, and its numbers mean something else
         raise ValueError(f"an image has mode {opened.mode} where 16 bits a value are expected")
     return np.asarray(opened.convert(mode))

@@ -35,10 +35,12 @@ class Encoded(NamedTuple):
     begin: dict[str, NDArray[np.int64]]
     size: dict[str, NDArray[np.int64]]
 
-    def images(self, name: str) -> list[NDArray[np.uint8]]:
-        """Return the images of a component, an array each."""
-        ends = self.begin[name].tolist(), (self.begin[name] + self.size[name]).tolist()
-        return [row[begin:end] for row, begin, end in zip(self.rows, *ends, strict=True)]
+    def images(self, name: str) -> list[memoryview]:
+        """Return the images of a component."""
+        memory, begin = self.rows.reshape(-1).data, self.begin[name] + np.arange(len(self.rows)) * self.rows.shape[1]
+        return [
+            memory[first:last] for first, last in zip(begin.tolist(), (begin + self.size[name]).tolist(), strict=True)
+        ]
 
     def part(self, numbers: NDArray[np.int64]) -> "Encoded":
         """Return the images of some of the samples."""

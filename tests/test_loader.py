@@ -72,10 +72,15 @@ def test_a_batch_is_what_it_says(dataset: Path, decode: str, size: int, expected
 
 
 @pytest.mark.parametrize("decode", [DALI])
+@pytest.mark.parametrize("batch_size", [16, 256], ids=["small batches", "large ones, which DALI cuts up"])
 @pytest.mark.parametrize("size", [0, 32, 64])
-def test_dali_and_pillow_agree(dataset: Path, decode: str, size: int) -> None:
+@pytest.mark.parametrize("bad", [None, "fg_bg", "depth"])
+def test_dali_and_pillow_agree(damaged: Path, decode: str, batch_size: int, size: int, bad: str | None) -> None:
     """Measured: no difference at all, where both use libjpeg-turbo. 2 of 255 are allowed to other versions of it."""
-    for ours, theirs in zip(epoch(dataset, size=size), epoch(dataset, size=size, decode=decode), strict=True):
+    if bad:
+        overwrite(damaged, bad, 7)
+    options = {"size": size, "batch_size": batch_size}
+    for ours, theirs in zip(epoch(damaged, **options), epoch(damaged, **options, decode=decode), strict=True):
         assert torch.equal(ours.index, theirs.index)
         for one, other in zip(images(ours), images(theirs), strict=True):
             assert (one.int() - other.int()).abs().max() <= 2
@@ -240,19 +245,20 @@ def test_a_cuda_device_without_a_number_is_the_current_one(
 
 
 @pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")
-def test_the_batch_that_warms_a_decoder_up_is_a_full_one_of_the_right_images() -> None:
+@pytest.mark.parametrize("count", [5, 300])
+def test_the_batch_that_warms_a_decoder_up_is_a_full_one_of_the_right_images(count: int) -> None:
     components = {
         "fg_bg": StoredComponent(extension="jpg", channels=3),
         "mask": StoredComponent(extension="png", channels=1),
         "depth": StoredComponent(extension="png", channels=1, bits=16),
     }
-    images = make_decoder("cpu", components, 5, (24, 40), torch.device("cpu"), 0.9).decode(
-        _blank(components, 5, (24, 40))
+    images = make_decoder("cpu", components, count, (24, 40), torch.device("cpu"), 0.9).decode(
+        _blank(components, count, (24, 40))
     )
     assert {name: tuple(image.shape) for name, image in images.items()} == {
-        "fg_bg": (5, 24, 40, 3),
-        "mask": (5, 24, 40, 1),
-        "depth": (5, 24, 40, 1),
+        "fg_bg": (count, 24, 40, 3),
+        "mask": (count, 24, 40, 1),
+        "depth": (count, 24, 40, 1),
     }
     assert not any(image.any() for image in images.values())
 

@@ -1,0 +1,73 @@
+"""No image that is none ends the process: its header is read before DALI sees it, which may crash at one that it cannot
+parse; what is damaged behind the header costs its batch an error."""
+
+import io
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bad_batches import COMPONENTS, SIZE, whole
+from PIL import Image
+
+from pipeline.headers import check_headers
+from pipeline.reader import Encoded
+from shards.format.manifest import StoredComponent
+
+WORKER = Path(__file__).parent / "bad_batches.py"
+
+
+@pytest.mark.skipif(find_spec("nvidia") is None, reason="needs DALI")
+@pytest.mark.parametrize(("batch_size", "threads"), [(24, 1), (24, 2), (256, 2)])
+def test_hundreds_of_batches_with_damaged_images_do_not_end_the_process(batch_size: int, threads: int) -> None:
+    environment = os.environ | {"PYTHONPATH": str(WORKER.parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), str(batch_size + threads), str(batch_size), str(threads)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    for line in finished.stdout.splitlines():
+        by_header, by_decoder, not_at_all = map(int, line.split())
+        assert min(by_header, by_decoder) > 10, "all kinds of damage occur"
+        assert not_at_all < 75
+
+
+def one(image: Image.Image, form: str, **options: object) -> Encoded:
+    image.save(buffer := io.BytesIO(), form, **options)
+    data = np.frombuffer(buffer.getvalue(), np.uint8)
+    return Encoded(data[None], {"it": np.zeros(1, np.int64)}, {"it": np.array([len(data)])})
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {}), ("JPEG", {"optimize": True, "subsampling": 0}), ("JPEG", {"progressive": True}),
+        ("JPEG", {"comment": b"\xff\xda" * 40}), ("JPEG", {"exif": b"Exif\0\0" + bytes(3000)}),
+        ("JPEG", {"restart_marker_rows": 1}), ("PNG", {}), ("PNG", {"optimize": True}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_whole_headers_pass_and_those_of_others_do_not(form: str, options: dict[str, object], mode: str) -> None:
+    encoded = one(Image.effect_noise((56, 40), 90).convert(mode), form, **options)
+    extension, other = ("jpg", "png") if form == "JPEG" else ("png", "jpg")
+    check_headers(encoded, {"it": StoredComponent(extension=extension, channels=3)}, (40, 56))
+    with pytest.raises(ValueError, match=f"not all of it are {other}"):
+        check_headers(encoded, {"it": StoredComponent(extension=other, channels=3)}, (40, 56))
+    for size in ((56, 40), (40, 55), (41, 56)):
+        with pytest.raises(ValueError, match=f"{size[1]}x{size[0]} pixels"):
+            check_headers(encoded, {"it": StoredComponent(extension=extension, channels=3)}, size)
+
+
+def test_a_header_that_is_cut_anywhere_does_not_pass() -> None:
+    encoded = whole(np.random.default_rng(0))
+    check_headers(encoded, COMPONENTS, SIZE)
+    for name in COMPONENTS:
+        image = bytes(encoded.images(name)[5])
+        for size in range(
+            0, image.find(b"\xff\xda") if name == "fg_bg" else len(image), 7
+        ):  # a PNG is followed to its end
+            sizes = {other: one.copy() for other, one in encoded.size.items()}
+            sizes[name][5] = size
+            with pytest.raises(ValueError, match=name):
+                check_headers(encoded._replace(size=sizes), COMPONENTS, SIZE)
