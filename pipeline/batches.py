@@ -15,7 +15,7 @@ from pipeline.batch import Batch
 from pipeline.cache import Cache, Images
 from pipeline.config import LoaderConfig
 from pipeline.decode import Decode, ImageDecoder, make_decoder, resize
-from pipeline.headers import check_headers
+from pipeline.headers import Headers
 from pipeline.memory import wait_for
 from pipeline.order import Indices, Order
 from pipeline.reader import Encoded, Reader
@@ -52,6 +52,7 @@ class BatchMaker:
             if component.shared and room >= 0:
                 self._banks[name] = component.shared, self._bytes[name]
         memory = torch.empty(Images.bytes_of(self._banks, self._size), dtype=torch.uint8, device=device)
+        self._headers = Headers(components, dataset.manifest.image_size)
         self._stores = [Images(self._banks, self._size, memory)]
         self._cache: Cache | None = None
         for name in self._banks:
@@ -158,7 +159,7 @@ class BatchMaker:
     def _finished(self, decoder: ImageDecoder, encoded: Encoded) -> dict[str, Tensor]:
         stored = self._dataset.manifest.image_size
         with self.watch.timed("decode"):
-            check_headers(encoded, self._dataset.manifest.components, stored)
+            self._headers.check(encoded)
             images = decoder.decode(encoded)
             for name, image in images.items():
                 if tuple(image.shape[1:3]) != stored:  # turned, as its EXIF says

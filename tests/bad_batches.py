@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipeline.decode import make_decoder
-from pipeline.headers import check_headers
+from pipeline.headers import Headers
 from pipeline.reader import WORD, Encoded
 from shards.format.images import encode_image
 from shards.format.manifest import StoredComponent
@@ -69,18 +69,18 @@ def main(seed: int, batch_size: int, threads: int) -> None:
     def run(thread: int) -> list[int]:
         random, refused = np.random.default_rng([seed, thread]), [0, 0, 0]
         decoder = make_decoder("cpu", COMPONENTS, batch_size, SIZE, torch.device("cpu"), 0.9)
-        expected = decoder.decode(encoded)
+        expected, headers = decoder.decode(encoded), Headers(COMPONENTS, SIZE)
         for _ in range(BATCHES):
             bad, stage = damaged(encoded, random), 0
             try:
-                check_headers(bad, COMPONENTS, SIZE)
+                headers.check(bad)
                 stage = 1
                 decoder.decode(bad)
                 stage = 2
             except ValueError:
                 pass
             refused[stage] += 1
-        check_headers(encoded, COMPONENTS, SIZE)
+        headers.check(encoded)
         assert all(torch.equal(image, expected[name]) for name, image in decoder.decode(encoded).items())
         return refused
 

@@ -13,7 +13,7 @@ import pytest
 from bad_batches import COMPONENTS, SIZE, whole
 from PIL import Image
 
-from pipeline.headers import check_headers
+from pipeline.headers import Headers
 from pipeline.reader import Encoded
 from shards.format.manifest import StoredComponent
 
@@ -51,17 +51,17 @@ def one(image: Image.Image, form: str, **options: object) -> Encoded:
 def test_whole_headers_pass_and_those_of_others_do_not(form: str, options: dict[str, object], mode: str) -> None:
     encoded = one(Image.effect_noise((56, 40), 90).convert(mode), form, **options)
     extension, other = ("jpg", "png") if form == "JPEG" else ("png", "jpg")
-    check_headers(encoded, {"it": StoredComponent(extension=extension, channels=3)}, (40, 56))
-    with pytest.raises(ValueError, match=f"not all of it are {other}"):
-        check_headers(encoded, {"it": StoredComponent(extension=other, channels=3)}, (40, 56))
+    Headers({"it": StoredComponent(extension=extension, channels=3)}, (40, 56)).check(encoded)
+    with pytest.raises(ValueError, match=f"it: not all images are {other}"):
+        Headers({"it": StoredComponent(extension=other, channels=3)}, (40, 56)).check(encoded)
     for size in ((56, 40), (40, 55), (41, 56)):
         with pytest.raises(ValueError, match=f"{size[1]}x{size[0]} pixels"):
-            check_headers(encoded, {"it": StoredComponent(extension=extension, channels=3)}, size)
+            Headers({"it": StoredComponent(extension=extension, channels=3)}, size).check(encoded)
 
 
 def test_a_header_that_is_cut_anywhere_does_not_pass() -> None:
-    encoded = whole(np.random.default_rng(0))
-    check_headers(encoded, COMPONENTS, SIZE)
+    encoded, headers = whole(np.random.default_rng(0)), Headers(COMPONENTS, SIZE)
+    headers.check(encoded)
     for name in COMPONENTS:
         image = bytes(encoded.images(name)[5])
         for size in range(
@@ -70,4 +70,4 @@ def test_a_header_that_is_cut_anywhere_does_not_pass() -> None:
             sizes = {other: one.copy() for other, one in encoded.size.items()}
             sizes[name][5] = size
             with pytest.raises(ValueError, match=name):
-                check_headers(encoded._replace(size=sizes), COMPONENTS, SIZE)
+                headers.check(encoded._replace(size=sizes))
