@@ -13,10 +13,8 @@ from shards.format.images import Size
 
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
-_PARTS = 1000
-"""JPEG segments before the pixels, or PNG chunks, at most; the usual encoders write ten"""
 _FRAMES = 0xC0, 0xC1, 0xC2  # baseline, extended, progressive
-_SCAN = 0xDA  # after which the pixels come
+_SCAN, _FILL = 0xDA, 0xFF  # after a scan's header the pixels come; any marker may be filled up
 _PNG = np.frombuffer(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", np.uint8)
 _BITS, _COLOURS = (1, 2, 4, 8, 16), (0, 2, 3, 6)  # DALI 2.4 knows no grey with alpha, which is 4
 _END = np.frombuffer(b"IEND", np.uint8)
@@ -59,22 +57,19 @@ class Headers:
             else:
                 return False
         at, frame, end = np.concatenate(starts), np.concatenate(frames), np.concatenate([ends[name] for name in begins])
-        steps = list[Places]()
-        for _ in range(_PARTS):
+        steps, scan = list[Places](), np.zeros(len(at), bool)
+        while not scan.all():
             if (at + 4 > end).any():
                 return False
             mark, marker, high, low = _bytes(flat, at, 4).T
-            after, scan = at + (high.astype(np.int64) << 8 | low) + 2, marker == _SCAN
+            after = np.where(marker == _FILL, at + 1, at + 2 + (high.astype(np.int64) << 8 | low))
             if (mark != 0xFF).any() or (after > end).any():
                 return False
             if unknown:
                 frame = np.where(np.isin(marker, _FRAMES), at, frame)
-            if scan.all():
-                break
             steps.append(at)
+            scan = marker == _SCAN
             at = np.where(scan, at, after)
-        if not scan.all():
-            return False
         if unknown and (not frame.all() or (_numbers(flat, frame + 5, 2, 2) != self._size).any()):
             return False
         for first, name in unknown:
@@ -91,15 +86,13 @@ class Headers:
             return False
         if not (np.isin(flat[begin + 24], _BITS) & np.isin(flat[begin + 25], _COLOURS)).all():
             return False
-        at = begin + 33
-        for _ in range(_PARTS):
+        at, last = begin + 33, np.zeros(len(begin), bool)
+        while not last.all():
             if (at + 12 > end).any():
                 return False
             last = (_bytes(flat, at + 4, 4) == _END).all(1)
-            if last.all():
-                return True
             at = np.where(last, at, at + 12 + _numbers(flat, at, 1, 4)[:, 0])
-        return False
+        return True
 
 
 class _Beginning:

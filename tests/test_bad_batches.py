@@ -14,7 +14,7 @@ from bad_batches import COMPONENTS, SIZE, whole
 from PIL import Image
 
 from pipeline.headers import Headers
-from pipeline.reader import Encoded
+from pipeline.reader import WORD, Encoded
 from shards.format.manifest import StoredComponent
 
 WORKER = Path(__file__).parent / "bad_batches.py"
@@ -57,6 +57,16 @@ def test_whole_headers_pass_and_those_of_others_do_not(form: str, options: dict[
     for size in ((56, 40), (40, 55), (41, 56)):
         with pytest.raises(ValueError, match=f"{size[1]}x{size[0]} pixels"):
             Headers({"it": StoredComponent(extension=extension, channels=3)}, size).check(encoded)
+
+
+def test_a_marker_may_be_filled_up() -> None:
+    """Few encoders do, but decoders read it."""
+    image = Image.effect_noise((56, 40), 90)
+    image.save(buffer := io.BytesIO(), "JPEG")
+    data = buffer.getvalue().replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1)
+    data += bytes(-len(data) % WORD)
+    encoded = Encoded(np.frombuffer(data, np.uint8)[None], {"it": np.zeros(1, np.int64)}, {"it": np.array([len(data)])})
+    Headers({"it": StoredComponent(extension="jpg", channels=1)}, (40, 56)).check(encoded)
 
 
 def test_a_header_that_is_cut_anywhere_does_not_pass() -> None:
