@@ -22,6 +22,7 @@ from bench import measure
 from bench.gpu.rates import Result, attempt, composed, data_at, loader_rate
 from bench.gpu.scale import Scale
 from pipeline.decode import DaliDecoder
+from pipeline.headers import Headers
 from pipeline.loader import LoaderConfig
 from pipeline.portable import Components
 from pipeline.reader import Encoded, Reader, local_tars
@@ -129,8 +130,10 @@ def _decode_damaged(data: Path, device: torch.device, kind: str) -> Result:
     some = Some.of(data, 16)
     decoder = some.decoder(device, 0.9)
     whole, found, harm = decoder.decode(some.encoded)["fg_bg"].clone(), Result(), 0.0
+    encoded = _with_damage(some.encoded, kind)
     try:
-        apart = _apart(decoder.decode(_with_damage(some.encoded, kind))["fg_bg"], whole)
+        Headers(some.components, some.image_size).check(encoded)  # as the loader does
+        apart = _apart(decoder.decode(encoded)["fg_bg"], whole)
         found["bad_image"] = apart.pop(BAD)
         harm = found["others"] = max(apart)
     except ValueError as error:
