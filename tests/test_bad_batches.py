@@ -1,5 +1,4 @@
-"""No image that is none ends the process: its header is read before DALI sees it, which may crash at one that it cannot
-parse; what is damaged behind the header costs its batch an error."""
+"""An image without a header does not end the process: DALI, which may crash at one, does not get to see it."""
 
 import io
 import os
@@ -28,9 +27,7 @@ def test_hundreds_of_batches_with_damaged_images_do_not_end_the_process(batch_si
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr[-2000:]
     for line in finished.stdout.splitlines():
-        by_header, by_decoder, not_at_all = map(int, line.split())
-        assert min(by_header, by_decoder) > 10, "all kinds of damage occur"
-        assert not_at_all < 75
+        assert line == "150 0 0", "all are refused by their headers"
 
 
 def one(image: Image.Image, form: str, **options: object) -> Encoded:
