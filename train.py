@@ -176,8 +176,8 @@ def _black(loader: Loader) -> tuple[Tensor, ...]:
     manifest, size = loader.dataset.manifest, loader.config.size
     count = len(loader.order.positions(0, loader.rank))
     height, width = (size, size) if size else manifest.image_size
-    deep = torch.uint16 if manifest.components["depth"].bits == 16 else torch.uint8
-    kinds = (3, torch.uint8), (3, torch.uint8), (1, torch.uint8), (1, deep)
+    components = [manifest.components[name] for name in ("fg_bg", "bg", "mask", "depth")]
+    kinds = [(one.channels, torch.uint16 if one.bits == 16 else torch.uint8) for one in components]
     images = (torch.zeros(count, height, width, channels, dtype=dtype) for channels, dtype in kinds)
     return tuple(image.to(loader.device).permute(0, 3, 1, 2) for image in images)
 

@@ -107,6 +107,10 @@ def _weighted_sum(losses: Mapping[str, Loss], spec: str) -> Loss:
     return total
 
 
+mask_loss, depth_loss = partial(_weighted_sum, MASK_LOSSES), partial(_weighted_sum, DEPTH_LOSSES)
+"""Functions of a text such as "0.5*l1+0.5*ssim" to the loss that it names."""
+
+
 class Objective(nn.Module):
     """A network and what is asked of it: from a batch to its losses."""
 
@@ -118,7 +122,3 @@ class Objective(nn.Module):
         """Return the losses of mask and depth, float32 (2,), on the images of a Batch."""
         prediction = self.network(fg_bg, bg)
         return torch.stack([self._mask(prediction, mask), self._depth(prediction, depth)])
-
-
-mask_loss, depth_loss = partial(_weighted_sum, MASK_LOSSES), partial(_weighted_sum, DEPTH_LOSSES)
-"""Functions of a text such as "0.5*l1+0.5*ssim" to the loss that it names."""

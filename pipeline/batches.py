@@ -182,7 +182,7 @@ class BatchMaker:
 
     def _find_bad(self, decoder: ImageDecoder, indices: Indices, error: ValueError) -> None:
         """Find the samples of a batch that do not decode, and remember them."""
-        found = set(_failing(indices, lambda some: self._images(decoder, some)))
+        found = set(_narrowed(indices, lambda some: self._images(decoder, some)))
         if not found:
             raise error
         for index in found - self.bad:
@@ -244,11 +244,16 @@ def _failing(numbers: Indices, attempt: Callable[[Indices], object]) -> list[int
     try:
         attempt(numbers)
     except ValueError:
-        if len(numbers) == 1:
-            return [int(numbers[0])]
-        half = len(numbers) // 2
-        return _failing(numbers[:half], attempt) + _failing(numbers[half:], attempt)
+        return _narrowed(numbers, attempt)
     return []
+
+
+def _narrowed(numbers: Indices, attempt: Callable[[Indices], object]) -> list[int]:
+    """Return the same where it is known that `attempt` raises it for all of them together."""
+    if len(numbers) == 1:
+        return [int(numbers[0])]
+    half = len(numbers) // 2
+    return _failing(numbers[:half], attempt) + _failing(numbers[half:], attempt)
 
 
 def _as_bytes(images: Tensor) -> Tensor:

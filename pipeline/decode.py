@@ -64,10 +64,11 @@ class DaliDecoder:
         with self._pipeline:
             outputs, rows = [], fn.external_source(name="rows", no_copy=True) if self._cuts else None
             for name, component in components.items():
-                image = fn.external_source(name=name, no_copy=True)
-                if self._cuts:  # what comes by its name is where it begins
+                source = fn.external_source(name=name, no_copy=True)  # images, or where in their rows they begin
+                image = source
+                if self._cuts:
                     size = fn.external_source(name=f"{name} size", no_copy=True)
-                    image = fn.reinterpret(fn.slice(rows, image, size, axes=[0]), dtype=types.UINT8)
+                    image = fn.reinterpret(fn.slice(rows, source, size, axes=[0]), dtype=types.UINT8)
                 output_type = types.RGB if component.channels == 3 else types.GRAY
                 deep = component.bits == 16
                 where = {"device": "cpu"} if device is None or deep else on_gpu

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from pipeline.portable import Components
 from pipeline.reader import Encoded
-from shards.format.images import Size
+from shards.format.images import JPEG_FRAMES, PNG_START, Size
 
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
-_FRAMES = 0xC0, 0xC1, 0xC2  # baseline, extended, progressive
 _SCAN, _FILL = 0xDA, 0xFF  # after a scan's header the pixels come; any marker may be filled up
-_PNG = np.frombuffer(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", np.uint8)
+_PNG = np.frombuffer(PNG_START, np.uint8)
 _BITS, _COLOURS = (1, 2, 4, 8, 16), (0, 2, 3, 6)  # DALI 2.4 knows no grey with alpha, which is 4
 _END = np.frombuffer(b"IEND", np.uint8)
 
@@ -66,7 +65,7 @@ class Headers:
             if (mark != 0xFF).any() or (after > end).any():
                 return False
             if unknown:
-                frame = np.where(np.isin(marker, _FRAMES), at, frame)
+                frame = np.where(np.isin(marker, JPEG_FRAMES), at, frame)
             steps.append(at)
             scan = marker == _SCAN
             at = np.where(scan, at, after)

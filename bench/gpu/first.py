@@ -186,7 +186,7 @@ def decode(scale: Scale, work: Path) -> Iterator[Result]:
 def _decoding_rate(some: Some, device: torch.device, load: float, threads: int, seconds: float) -> Result:
     def rate(decoder: DaliDecoder) -> float:
         """Return the samples a second of one thread."""
-        stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # stub
+        stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]  # stub lacks it
         with torch.cuda.stream(stream) if stream else nullcontext():
             begin, count = time.perf_counter(), 0
             while (spent := time.perf_counter() - begin) < seconds:

@@ -141,7 +141,9 @@ def encode_image(image: Image.Image, extension: str, full_chroma: bool = False) 
     return buffer.getvalue()
 
 
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+JPEG_FRAMES = 0xC0, 0xC1, 0xC2
+"""Markers of frames that libjpeg decodes: baseline, extended, progressive."""
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PLAIN = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE2}
 """JPEG markers that may come before a frame: tables, restart interval, comment, applications' own. Not E2: one kind of
@@ -157,8 +159,8 @@ def read_header(data: bytes) -> tuple[str, Size, int] | None:
     if data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9"):
         beginning = data[: data.find(b"\xff\xc0", 0, 1024) + 10]  # the frame header of most images is not farther
         return _of_beginning(beginning) or _jpeg_header(data)
-    if data.startswith(_PNG) and data.endswith(_PNG_END):
-        width, height, bits, kind = struct.unpack_from(">2L2B", data, len(_PNG))
+    if data.startswith(PNG_START) and data.endswith(_PNG_END):
+        width, height, bits, kind = struct.unpack_from(">2L2B", data, len(PNG_START))
         plain = (bits, kind) in ((8, 0), (8, 2), (16, 0))  # grey or RGB; of 16 bits only grey is stored
         return ("png", (height, width), bits) if plain else None
     return None
@@ -168,7 +170,7 @@ def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
     at = 2
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-        if marker in (0xC0, 0xC1, 0xC2):  # a frame that libjpeg decodes: baseline, extended, progressive
+        if marker in JPEG_FRAMES:
             bits, height, width, channels = struct.unpack_from(">B2HB", data, at + 4)
             plain = bits == 8 and channels in (1, 3) and height and width
             return ("jpg", (height, width), bits) if plain else None
