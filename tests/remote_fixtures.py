@@ -28,7 +28,7 @@ def server(dataset: Path) -> Iterator[Server]:
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Starts Downloads, impatient ones, into one folder, and closes them in the end."""
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(storage, "STALLED", 0.3)
+    monkeypatch.setattr(storage, "STALLED", 2.0)
     started = []
 
     def start(url: str, limit: int = ROOMY) -> Downloads:

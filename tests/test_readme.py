@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import pytest
@@ -49,6 +51,8 @@ OTHERS = {"--array", "--help", "--nproc-per-node"}
 """Options on the pages that are sbatch's, every command's, and torchrun's."""
 PRELOADED = ["train", "evaluate", "predict", "shards.commands", "nvidia.dali", "pytest", "s3fs", "transformers"]
 """What most lines import: once for all of them, since each runs in a fork."""
+ALONE = Lock()
+"""Starting a process asks after all others, and of two threads that ask after one, one is told 255."""
 
 
 class Step(NamedTuple):
@@ -115,10 +119,12 @@ def python(argv: list[str], folder: Path) -> Ended:
     context, said = get_context("forkserver"), folder / "said"
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=be_python, args=(argv, folder, own, said))
-    process.start()
-    process.join(timeout=120)
-    process.kill()  # if it hangs
-    process.join()
+    with ALONE:
+        process.start()
+    wait([process.sentinel], timeout=120)
+    with ALONE:
+        process.kill()  # if it hangs
+        process.join()
     return Ended(process.exitcode, said.read_text())
 
 

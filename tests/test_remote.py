@@ -66,7 +66,7 @@ def test_what_is_opened_is_what_lies_there(
         (["cut"], "payload|disconnected|closed"),
         (["503", "502", "500", "429"], "the server answered 503"),
         (["flip"], "sha256"),
-        (["stall"], "no byte came for 0.3 s"),
+        (["stall"], "no byte came for 2 s"),
         (["short"], "bytes came where the manifest says"),
         (["endless"], "more than the"),
         (["cut", "503", "flip", "stall", "500"], ""),
