@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +14,18 @@ from shards.errors import InputError
 from shards.format.depth import ExistingDepthConfig
 from shards.format.images import BadImage, ImageFormat, LeftOut, decode_image, encode_image, histogram, scale_image
 from shards.format.manifest import Encoding
-from shards.format.schema import BY_NAME, COMPONENTS, Sample
+from shards.format.schema import BY_NAME, Sample
 from shards.format.splits import COUNTED, DivisionConfig
 from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, divided, fingerprint, options_of, planned
-from shards.ingest.listing import Listing, Samples
+from shards.ingest.listing import Samples
+from shards.ingest.samples import Layout, find_samples
 from shards.ingest.zips import Entry, Reader
 
 Checked = tuple[bytes, NDArray[np.int64] | None] | BadImage
 """An image as it is stored, and its histogram where it is counted; or why it cannot be used."""
 
+_OF_LAYOUT = ("component", "key", "background", "list", "columns")
+"""Options that say which files are meant. What they find is digested itself."""
 DECODED = 1_000
 """Samples that are decoded for the statistics where the others are not."""
 
@@ -32,9 +35,15 @@ class ConvertConfig(ExistingDepthConfig):
     """How image files become samples."""
 
     component: tuple[str, ...] = ()
-    """NAME=GLOB, once for each component that is not where the layout of 2020 has it; zips count as folders"""
-    background: str = r"combined_s([^_]+)_"
-    """regular expression; its group in a sample's name is the background's name, or the end of that after a _"""
+    """NAME=GLOB, once for each component that is not found by itself; zips count as folders; NAME= goes without it"""
+    key: tuple[str, ...] = ()
+    """NAME=REGEX, for components whose files are named otherwise; its groups in a path make the sample's key"""
+    background: str | None = None
+    """regular expression; its group in the path of fg_bg is the background's name, the end of that, or its number"""
+    list: Path | None = None
+    """CSV or TSV with a line a sample, which names its images by path; instead of all of the above"""
+    columns: tuple[str, ...] = ()
+    """what the columns of the list are (fg_bg, mask, depth, bg, key; anything else for others), if it has no header"""
     size: int | None = None
     """height and width to which all images are scaled down and encoded again; without it the files stay as they are"""
     lossless: bool = False
@@ -53,35 +62,52 @@ class ConvertConfig(ExistingDepthConfig):
             )
         if self.size is not None and self.verify == "header":
             raise InputError("verify header: with size every image is decoded. Give one of the two.")
-        names = [given.partition("=")[0] for given in self.component]
-        for given, name in zip(self.component, names, strict=True):
-            if name not in BY_NAME or "=" not in given:
-                raise InputError(f"component: {given!r} is not NAME=GLOB with a NAME among {', '.join(BY_NAME)}.")
-            if names.count(name) > 1:
-                raise InputError(f"component: {name} is given {names.count(name)} times; each has one GLOB.")
-        try:
-            groups = re.compile(self.background).groups
-        except re.error as error:
-            raise InputError(f"background: {self.background!r} is no regular expression ({error}).") from error
-        if groups != 1:
-            raise InputError(f"background: {self.background!r} has {groups} groups; one is needed.")
+        if self.list and (self.component or self.key or self.background):
+            raise InputError("list: it names all files, so it does without component, key and background.")
+        if self.columns and not self.list:
+            raise InputError("columns: they are those of a list. Give --list FILE too.")
+        self.layout  # noqa: B018 - says what is wrong with it
 
-    @property
-    def globs(self) -> dict[str, str]:
-        """The glob of each component; that of 2020 takes the beginning of a folder's or zip's name."""
-        given = dict(one.split("=", 1) for one in self.component)
-        return {one.name: given.get(one.name, f"**/{one.folder}*/**") for one in COMPONENTS}
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the images lie. Raises InputError where that says nothing."""
+        keys = {name: _pattern("key", regex) for name, regex in _by_component("key", "REGEX", self.key).items()}
+        if self.background is not None:
+            _pattern("background", self.background)
+        globs = _by_component("component", "GLOB", self.component)
+        return Layout(globs=globs, keys=keys, background=self.background, table=self.list, columns=self.columns)
+
+
+def _by_component(option: str, kind: str, given: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if name not in BY_NAME or not equals:
+            raise InputError(f"{option}: {one!r} is not NAME={kind} with a NAME among {', '.join(BY_NAME)}.")
+        if name in found:
+            raise InputError(f"{option}: {name} is given more than once; each has one {kind}.")
+        found[name] = value
+    return found
+
+
+def _pattern(option: str, given: str) -> re.Pattern[str]:
+    try:
+        pattern = re.compile(given)
+    except re.error as error:
+        raise InputError(f"{option}: {given!r} is no regular expression ({error}).") from error
+    if not pattern.groups:
+        raise InputError(f"{option}: {given!r} has no group; what is wanted goes in parentheses.")
+    return pattern
 
 
 def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
-    """List the sources and plan the work; opens some hundred images. Raises InputError if no sample is complete."""
-    listing = Listing(sources, config.globs)
-    samples = listing.samples(config.background)
-    if not len(samples):
-        counts = ", ".join(f"{count} {name}" for name, count in listing.counts.items())
-        raise InputError(f"no complete sample among {listing.files} files: {counts}. See `convert --help`.")
-    some = list(_some_images(samples, "fg_bg"))
-    given = common_formats(samples.extensions(), some, _some_images(samples, "depth"))
+    """Find the samples in the sources and plan the work; opens some hundred images.
+
+    Raises NoSampleError if no sample is complete.
+    """
+    found = find_samples(list(sources), config.layout)
+    samples = found.samples
+    given = common_formats(["jpg"] * 4, list(_some_images(samples, "fg_bg")), _some_images(samples, "depth"))
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)
@@ -90,20 +116,17 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
         ConvertUnit(name=name, size=len(part), entries=part, given=given, stored=stored, counted=counted, full=full)
         for name, part, counted in divided(samples, config.division, COUNTED if full else DECODED)
     ]
-    # Files in zips are told apart by their checksums, those in folders by their names and the contents of some: to ask
-    # for sizes and times would cost as much as opening them, on a network drive.
-    identities = (samples.keys.tobytes(), samples.found["packed"].tobytes(), samples.found["crc"].tobytes(), *some)
     scaled = Encoding(resized_from=given["fg_bg"].size, resized_by="bilinear, antialiased", jpeg_chroma="4:4:4")
     return planned(
         units,
         stored,
         config.division,
-        listing.left_out,
+        found.left_out,
         depth=config.depth_range,
-        made_from=fingerprint(options_of(config, "component", "background"), identities),
+        made_from=fingerprint(options_of(config, *_OF_LAYOUT), [samples.digest()]),
         storage=scaled if config.size else None,
         verified=config.verify,
-    )
+    )._replace(notes=found.notes)
 
 
 def _some_images(samples: Samples, component: str) -> Iterator[bytes]:

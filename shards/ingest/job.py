@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
+from shards.errors import InputError
 from shards.format.images import ImageFormat, LeftOut, size_and_bits
 from shards.format.manifest import Manifest, Shard, StoredComponent, from_json
 from shards.format.schema import COMPONENTS, Sample, shard_name
@@ -57,11 +58,19 @@ class Plan:
         return plan
 
 
+class NoSampleError(InputError):
+    """There is nothing to build. left_out: what there was instead."""
+
+    def __init__(self, message: str, left_out: list[LeftOut]) -> None:
+        super().__init__(message)
+        self.left_out = left_out
+
+
 class Job(NamedTuple):
     """A plan, and the units that build its shards, one each.
 
     in_place: the tars are there already and stay as they are. exclusive: a unit uses all cores of a machine.
-    gpu: a unit uses a GPU where there is one.
+    gpu: a unit uses a GPU where there is one. notes: what is told before the work begins.
     """
 
     plan: Plan
@@ -69,6 +78,7 @@ class Job(NamedTuple):
     in_place: bool = False
     exclusive: bool = False
     gpu: bool = False
+    notes: Sequence[str] = ()
 
 
 def divided(samples: Any, division: DivisionConfig, at_most: int) -> Iterator[tuple[str, Any, range]]:

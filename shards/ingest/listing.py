@@ -1,18 +1,17 @@
-"""All image files of folder trees and zips, joined to samples by name: where each lies, never what is in it.
+"""All image files of folder trees and zips: where each lies and what it is called, never what is in it.
 
 A zip is read in place and counts as a folder of its own name: `OverlayedImages1.zip` with the member `15/a.jpg` is the
-path `OverlayedImages1/15/a.jpg`. What is found is kept in arrays, 300 bytes a sample at the most.
+path `OverlayedImages1/15/a.jpg`. What is found is kept in arrays, for there may be millions of files.
 """
 
+import hashlib
 import os
-import re
 import struct
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import compress, groupby, islice, repeat
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,19 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.images import IMAGE_SUFFIXES, LeftOut
-from shards.format.schema import LONGEST_KEY, WORK
-from shards.format.splits import unit_interval
+from shards.format.images import LeftOut
+from shards.format.schema import WORK
+from shards.ingest.pixels import NOT_READ, READ
 from shards.ingest.zips import Entry, list_zip
 
-FOUND = np.dtype([("source", "<u4"), ("header", "<u8"), ("packed", "<u8"), ("crc", "<u4")])
-"""An image: the number of its source, 0 where there is no image; the rest as in Entry."""
-_RECORD = struct.Struct("<LQQL")
-"""The same, image by image."""
-_SUFFIXES = tuple(IMAGE_SUFFIXES)
+FILE = np.dtype([("state", "<u8"), ("packed", "<u4"), ("crc", "<u4"), ("end", "<u4")])
+"""A file: `header`, `packed` and `crc` of its Entry; where its name ends among those of its group."""
+_RECORD = struct.Struct("<Q3L")
+"""The same, file by file."""
+_MOST = (1 << 32) - 1
 _TOGETHER = 4096
 """Files that are told at once, at most: of a folder all names are in memory anyway, to be sorted."""
-_NOT_IN_KEYS = re.compile(r"[\s.]")
 
 Siblings = tuple[str, list[Entry]]
 """Files side by side in one folder, or in one folder of a zip and packed by one method; before them that folder as seen
@@ -41,13 +39,14 @@ in the source, beginning with the source's own name."""
 
 
 def is_image(name: str) -> bool:
-    """Tell whether the file's name is that of a JPEG or PNG, and not hidden."""
-    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+    """Tell whether the file's name is that of an image that can be read, and not hidden."""
+    return name[name.rfind(".") :].lower() in READ and not name.startswith(".")
 
 
 def list_files(source: Path) -> Iterator[Siblings]:
     """List all files of a folder or zip in the order of their names, neighbours in one folder together.
 
+    Of a file in a folder, `header` is its modification time in ns and `packed` its size; both 0 where it has none.
     Raises InputError if there is no such source, or it is neither.
     """
     if source.is_dir():
@@ -60,20 +59,29 @@ def list_files(source: Path) -> Iterator[Siblings]:
 
 def _in_folder(folder: Path, inside: str) -> Iterator[Siblings]:
     with os.scandir(folder) as found:
-        kinds = {
-            one.name: "folder" if one.is_dir() else "zip" if one.name.lower().endswith(".zip") else "file"
-            for one in found
-        }
-    for kind, names in groupby(sorted(kinds), kinds.__getitem__):
-        if kind == "file":
-            while together := list(map(Entry, repeat(str(folder)), islice(names, _TOGETHER))):
+        entries = {one.name: one for one in found}
+
+    def kind(name: str) -> str:
+        return "folder" if entries[name].is_dir() else "zip" if name.lower().endswith(".zip") else "file"
+
+    for of, names in groupby(sorted(entries), kind):
+        if of == "file":
+            while together := [_file(str(folder), entries[name]) for name in islice(names, _TOGETHER)]:
                 yield inside, together
             continue
         for name in names:
-            if kind == "zip":
+            if of == "zip":
                 yield from _in_zip(folder / name, f"{inside}/{name[: -len('.zip')]}")
             elif name != WORK:
                 yield from _in_folder(folder / name, f"{inside}/{name}")
+
+
+def _file(folder: str, found: os.DirEntry[str]) -> Entry:
+    try:
+        state = found.stat()
+    except OSError:  # a link that leads nowhere; reading it says so
+        return Entry(folder, found.name)
+    return Entry(folder, found.name, header=state.st_mtime_ns, packed=state.st_size)
 
 
 def _in_zip(path: Path, inside: str) -> Iterator[Siblings]:
@@ -82,187 +90,133 @@ def _in_zip(path: Path, inside: str) -> Iterator[Siblings]:
             yield inside + folder.removeprefix(str(path)), together
 
 
-class Matcher:
-    """Tells by a file's path which component it is. A pattern is a glob, with or without the source's own name."""
+class Group(NamedTuple):
+    """What files side by side have in common: their folder as seen in the source, and fields of their Entries."""
 
-    def __init__(self, globs: dict[str, str]) -> None:
-        from fsspec.utils import glob_translate  # 60 ms, which workers, who match nothing, are spared
-
-        self._pattern = re.compile("|".join(f"(?P<{name}>{glob_translate(glob)})" for name, glob in globs.items()))
-        self._folder_decides = all(glob.endswith("/**") for glob in globs.values())
-
-    def components(self, inside: str, names: Sequence[str]) -> Sequence[str | None]:
-        """For each of the files `names` in the folder `inside` give the first component whose glob matches, or None."""
-        if self._folder_decides:
-            return [self._component(f"{inside}/{names[0]}")] * len(names)
-        return [self._component(f"{inside}/{name}") for name in names]
-
-    def _component(self, path: str) -> str | None:
-        found = self._pattern.match(path) or self._pattern.match(path.partition("/")[2])
-        return found.lastgroup if found else None
+    inside: str
+    folder: str
+    zip: str
+    method: int
 
 
-class Source(NamedTuple):
-    """What images of one folder have in common. Their names are the sample's key and `ending`, a suffix.
+class Files:
+    """Image files, numbered from 0, group by group."""
 
-    A name of another form, such as one with spaces or of a background of many samples, is an `ending` of its own.
-    """
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self._first, self._begin = [0], [0]  # of each group, and after the last: number of its first file, its names
+        self._names, self._table = bytearray(), bytearray()  # names in UTF-8, each with a / after it
 
-    folder: str = ""
-    ending: str = ""
-    zip: str = ""
-    method: int = 0
+    def __len__(self) -> int:
+        return self._first[-1]
 
-    def name(self, key: str) -> str:
-        return key + self.ending if self.ending.startswith(".") else self.ending
+    def add(self, group: Group, entries: Sequence[Entry]) -> None:
+        """Add files of a group, to which others of that group may be added next."""
+        if self.groups[-1:] != [group]:
+            self.groups.append(group)
+            self._first.append(self._first[-1])
+            self._begin.append(self._begin[-1])
+        names = [entry.name.encode("utf-8", "surrogatepass") for entry in entries]
+        self._names += b"/".join(names) + b"/"
+        rows = np.empty(len(entries), FILE)
+        rows["state"] = [entry.header for entry in entries]
+        rows["packed"] = [min(entry.packed, _MOST) for entry in entries]
+        rows["crc"] = [entry.crc for entry in entries]
+        rows["end"] = self._begin[-1] - self._begin[-2] + np.cumsum([len(name) + 1 for name in names])
+        self._table += rows.tobytes()
+        self._first[-1] += len(entries)
+        self._begin[-1] = len(self._names)
 
-    def entry(self, key: str, *where: int) -> Entry:
-        return Entry(self.folder, self.name(key), self.zip, self.method, *where)
+    @property
+    def table(self) -> NDArray[Any]:
+        """A record of each file, FILE (N,)."""
+        return np.frombuffer(self._table, FILE)
+
+    def names(self, group: int) -> list[str]:
+        """Return the names of the files of a group, in the order of their numbers, which begin at `first`."""
+        return self._text(*self._begin[group : group + 2]).split("/")[:-1]
+
+    def numbers(self, group: int) -> range:
+        return range(*self._first[group : group + 2])
+
+    def group_of(self, number: int) -> int:
+        return bisect_right(self._first, number) - 1
+
+    def entry(self, number: int) -> Entry:
+        group = self.group_of(number)
+        of, begin = self.groups[group], self._begin[group]
+        previous = (
+            _RECORD.unpack_from(self._table, (number - 1) * FILE.itemsize)[3] if number > self._first[group] else 0
+        )
+        state, packed, crc, end = _RECORD.unpack_from(self._table, number * FILE.itemsize)
+        return Entry(of.folder, self._text(begin + previous, begin + end - 1), of.zip, of.method, state, packed, crc)
+
+    def inside(self, number: int) -> str:
+        """Return the file's path as seen in its source, which it begins with."""
+        return f"{self.groups[self.group_of(number)].inside}/{self.entry(number).name}"
+
+    def path(self, number: int) -> str:
+        return self.entry(number).path
+
+    def part(self, numbers: Iterable[int]) -> "Files":
+        """Return some of the files, whose numbers ascend, alone: they are numbered anew."""
+        part = type(self)()
+        for group, some in groupby(numbers, self.group_of):
+            part.add(self.groups[group], [self.entry(number) for number in some])
+        return part
+
+    def _text(self, begin: int, end: int) -> str:
+        return self._names[begin:end].decode("utf-8", "surrogatepass")
+
+
+def list_images(sources: Iterable[Path], left_out: list[LeftOut]) -> Files:
+    """List all files that are images by their names; the others join `left_out`."""
+    files = Files()
+    for source in sources:
+        for inside, entries in list_files(source):
+            images = [entry for entry in entries if is_image(entry.name)]
+            if len(images) < len(entries):
+                left_out += [_litter(entry) for entry in entries if not is_image(entry.name)]
+            if images:
+                files.add(Group(inside, images[0].folder, images[0].zip, images[0].method), images)
+    return files
+
+
+def _litter(entry: Entry) -> LeftOut:
+    why = NOT_READ.get(entry.name[entry.name.rfind(".") :].lower(), "no image by its name")
+    return LeftOut("litter", "", "", entry.path, why)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Where the images of some samples are.
+    """Which images some samples have.
 
-    keys: bytes (N,). found: FOUND (N, components), in the components' order. sources: by number, those that occur.
+    keys: bytes (N,). found: numbers of the files, uint32 (N, components), in the components' order.
     """
 
     keys: NDArray[np.bytes_]
-    found: NDArray[Any]
-    sources: Mapping[int, Source]
+    found: NDArray[np.uint32]
+    files: Files
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, some: slice) -> Self:
-        """Cut out some samples; in another process they take no more room than they need."""
-        found = self.found[some]
-        sources = {number: self.sources[number] for number in np.unique(found["source"]).tolist()}
-        return type(self)(self.keys[some], found, sources)
+        return replace(self, keys=self.keys[some], found=self.found[some])
 
     def __iter__(self) -> Iterator[tuple[str, list[Entry]]]:
         """Yield each sample's key, and its images in the order of the components."""
-        for encoded, found in zip(self.keys, self.found, strict=True):
-            key = encoded.decode()
-            yield key, [self.sources[number].entry(key, *where) for number, *where in found.tolist()]
+        for key, numbers in zip(self.keys.tolist(), self.found.tolist(), strict=True):
+            yield key.decode(), [self.files.entry(number) for number in numbers]
 
-    def extensions(self) -> list[str]:
-        """The format that most images of each component have by their names; of two, that of the earlier sample."""
-        forms = {
-            number: IMAGE_SUFFIXES.get("." + source.ending.rpartition(".")[2].lower(), "")
-            for number, source in self.sources.items()
-        }
-        columns = (map(forms.__getitem__, numbers.tolist()) for numbers in self.found["source"].T)
-        return [Counter(column).most_common(1)[0][0] for column in columns]
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process a part takes no more room than it needs."""
+        numbers, found = np.unique(self.found, return_inverse=True)
+        files = self.files.part(numbers.tolist())
+        return {"keys": self.keys, "found": found.astype(np.uint32).reshape(self.found.shape), "files": files}
 
-
-class Listing:
-    """Files found one after the other, then joined, once.
-
-    files: how many there were. left_out: those that are in no sample. counts: images found, by component.
-    """
-
-    def __init__(self, sources: Iterable[Path], globs: dict[str, str]) -> None:
-        self.left_out: list[LeftOut] = []
-        self.files = 0
-        self.counts = dict.fromkeys(globs, 0)
-        self._rows: dict[str, int] = {}
-        self._found = bytearray()
-        self._numbers = {Source(): 0}
-        self._sources = {0: Source()}
-        matcher = Matcher(globs)
-        for source in sources:
-            for inside, entries in list_files(source):
-                self._add(entries, matcher.components(inside, [entry.name for entry in entries]))
-
-    def _add(self, entries: list[Entry], components: Sequence[str | None]) -> None:
-        """Put images into the rows of their keys and columns of their components, of two for one place the first."""
-        self.files += len(entries)
-        width = FOUND.itemsize * len(self.counts)
-        offsets = {name: FOUND.itemsize * column for column, name in enumerate(self.counts)}
-        stems = [entry.name.rpartition(".")[0] for entry in entries]
-        keys = _NOT_IN_KEYS.sub("_", "/".join(stems)).split("/")  # all in one, for no name has a / in it
-        numbers: dict[str, int] = {}
-        for entry, component, stem, key in zip(entries, components, stems, keys, strict=True):
-            if not component or not is_image(entry.name):
-                why = "no image of any component by its name"
-                self.left_out.append(LeftOut("litter", "", component or "", entry.path, why))
-                continue
-            row = self._rows.setdefault(key, len(self._rows))
-            if row * width == len(self._found):
-                self._found += bytes(width)
-            at = row * width + offsets[component]
-            if there := _RECORD.unpack_from(self._found, at)[0]:
-                why = f"{self._sources[there].entry(key).path} has the same name"
-                self.left_out.append(LeftOut("duplicate", key, component, entry.path, why))
-                continue
-            ending = entry.name[len(stem) :] if stem == key else entry.name
-            if ending not in numbers:
-                numbers[ending] = self._number(Source(entry.folder, ending, entry.zip, entry.method))
-            _RECORD.pack_into(self._found, at, numbers[ending], entry.header, entry.packed, entry.crc)
-            self.counts[component] += 1
-
-    def _number(self, source: Source) -> int:
-        number = self._numbers.setdefault(source, len(self._numbers))
-        self._sources[number] = source
-        return number
-
-    def samples(self, background: str) -> Samples:
-        """Return the complete samples in the order of a hash of their keys; the others join `left_out`.
-
-        background: regular expression that finds the name of a sample's background in its key, where that has none of
-        its own name.
-        """
-        found = np.frombuffer(self._found, FOUND).reshape(-1, len(self.counts))
-        self._join_backgrounds(found[:, list(self.counts).index("bg")], re.compile(background))
-        complete = self._complete(found["source"])
-        kept = [key.encode() for key in compress(self._rows, complete)]
-        self._rows.clear()
-        keys = np.array(kept, np.bytes_)
-        order = np.lexsort((keys, np.fromiter((unit_interval(key.decode(), 0) for key in kept), np.float64, len(kept))))
-        return Samples(keys[order], found[np.flatnonzero(complete)[order]], self._sources)
-
-    def _join_backgrounds(self, found: NDArray[Any], background: re.Pattern[str]) -> None:
-        """Give each sample that has no background of its own name the one that its key leads to, if that is one.
-
-        found: the backgrounds, FOUND (rows,).
-        """
-        own = found["source"] > 0
-        if own.all():
-            return
-        named: dict[str, str] = {}
-        for key in compress(self._rows, own):
-            tail = key.rpartition("_")[2]
-            named[tail] = "" if tail in named else key  # two of them: neither is meant
-        named |= {key: key for key in compress(self._rows, own)}
-
-        @cache
-        def shared(key: str) -> tuple[int, ...]:
-            """Tell where the image lies without the key of its own row."""
-            number, *where = found.item(self._rows[key])
-            source = self._sources[number]
-            return self._number(source._replace(ending=source.name(key))), *where
-
-        for row, key in enumerate(self._rows):
-            if not own[row] and (match := background.search(key)) and (name := named.get(match[1])):
-                found[row] = shared(name)
-
-    def _complete(self, numbers: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Tell which rows are samples with all their images and a key that can be stored, bool (rows,).
-
-        numbers: of the images' sources, uint32 (rows, components).
-        """
-        names = np.array(list(self.counts))
-        begun, complete = (np.asarray(one) for one in (numbers[:, names != "bg"].any(axis=1), numbers.all(axis=1)))
-        for row, key in enumerate(self._rows):
-            storable = key.isprintable() and len(key.encode()) <= LONGEST_KEY
-            if not begun[row] or (complete[row] and storable):
-                continue
-            some = self._sources[int(numbers[row][numbers[row] > 0][0])].entry(key).path
-            for name in names[numbers[row] == 0].tolist():
-                self.left_out.append(LeftOut("missing", key, name, some, f"there is no {name} for it"))
-            if not storable:
-                why = f"a tar cannot hold this name: {LONGEST_KEY} bytes of printable UTF-8 at most"
-                self.left_out.append(LeftOut("bad-name", key, "", some, why))
-            complete[row] = False
-        return complete
+    def digest(self) -> bytes:
+        """Digest the keys, and the state of every image: CRC and size in a zip, else time of modification and size."""
+        table = self.files.table[self.found][["state", "packed", "crc"]]
+        table["state"][table["crc"] > 0] = 0  # in a zip it is where the image lies, which is no part of its state
+        return hashlib.sha256(self.keys.tobytes() + table.tobytes()).digest()
