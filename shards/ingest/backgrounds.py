@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from shards.errors import InputError
 from shards.ingest.joining import Affix, Joined, Rule, affixes
@@ -14,22 +14,27 @@ from shards.ingest.listing import Files
 from shards.ingest.words import meaning
 
 _LOOKED_AT = 1000
-_OF_2020 = re.compile(r"combined_s([^_/]+)_|(?:^|[_/-])s(\d+)(?=[_/-]|$)")
-_AFTER = re.compile(r"(?:^|[^a-z])(?:bg|background)s?[_-]?(\d+)", re.IGNORECASE)
-_BEFORE = re.compile(r"(\d+)[_-]?(?:bg|background)s?(?![a-z])", re.IGNORECASE)
-_NUMBER_FIRST = re.compile(r"\d+[_-]?(?:bg|fg|background|foreground)(?![a-z0-9])", re.IGNORECASE)
+_FIG, _BG = "(?:fg|foreground)s?", "(?:bg|background)s?"
+_BOTH = re.compile(f"(?<![a-z])(?:{_FIG}[_-]?{_BG}|{_BG}[_-]?{_FIG})(?![a-z])", re.IGNORECASE)
+"""Names the component, not a background: fg_bg_7 is image 7, whatever it was pasted on."""
+_OF_2020 = re.compile(r"combined_s([^_/]+)_|(?:^|[_/-])s(\d+)(?=[_/-])")
+_AFTER = re.compile(rf"(?:^|[^a-z]){_BG}[_-]?(\d+)", re.IGNORECASE)
+_BEFORE = re.compile(rf"(\d+)[_-]?{_BG}(?![a-z])", re.IGNORECASE)
+_NUMBER_FIRST = re.compile(rf"\d+[_-]?(?:{_BG}|{_FIG})(?![a-z0-9])", re.IGNORECASE)
 _SEPARATED = re.compile(r"[_/\s.-]+")
+_NEARLY_ALL = 0.9
 
 Find = Callable[[str], str | None]
 """Reads in a sample's path, without the folders of its component, which background it has."""
 
 
 class Way(NamedTuple):
-    """A way to tell a sample's background. option: what asks for it."""
+    """A way to tell a sample's background. option: what asks for it. bare: by a number alone, without a word for it."""
 
     said: str
     option: str
     find: Find
+    bare: bool = False
 
 
 class Backgrounds:
@@ -65,12 +70,12 @@ class Backgrounds:
         return 0 if found is None else found + 1
 
     def ways(self) -> Iterator[Way]:
-        yield Way("the number after s in the key", "combined_s([^_]+)_", _group(_OF_2020))
+        yield Way("the number after s", "combined_s([^_]+)_", _group(_OF_2020))
         yield Way("the number after bg", "bg[_-]?([0-9]+)", lambda text: None if _first(text) else _group(_AFTER)(text))
         yield Way("the number before bg", "([0-9]+)[_-]?bg", lambda text: _first(text) and _group(_BEFORE)(text))
         for up, said in ((1, "the folder"), (2, "the folder above the folder")):
-            yield Way(said, "([^/]+)" + up * "/[^/]+" + "$", partial(self._folder, up))
-        yield Way("the background's name in the key", "", self._contained)
+            yield Way(said, "([^/]+)" + up * "/[^/]+" + "$", partial(self._folder, up), bare=True)
+        yield Way("the background's name in the path", "", self._contained)
 
     def _folder(self, up: int, text: str) -> str | None:
         parts = text.split("/")
@@ -119,26 +124,34 @@ def find_backgrounds(
         return own, "the one of the sample's own name"
     paths = {number: text for share in images for number, text in _texts(joined, share)}
     some = whole[:: max(1, len(whole) // _LOOKED_AT)]
+    best = _best(known, [paths[column[row] - 1] for row in some], len(files_of(bg)))
+    if not best:
+        _refuse(joined, bg, own, whole)
+    if any(numbers != best[0][1] for _, numbers in best):
+        lines = [f"the background of {list(joined.rows)[some[0]]} may be told by"]
+        for way, leads_to in best:
+            path = files.path(leads_to[0] - 1) if leads_to[0] else "none"
+            lines.append(f"  {way.said}: {path}" + (f" (--background '{way.option}')" if way.option else ""))
+        raise InputError("\n".join([*lines, "Say which."]))
+    way, _ = best[0]
+    return array("I", [known.number(way.find(paths[one - 1])) if one else 0 for one in column]), way.said
+
+
+def _best(known: Backgrounds, paths: Sequence[str], count: int) -> list[tuple[Way, list[int]]]:
+    """Return the ways that find a background, of `count`, for the most of these paths, and what they find.
+
+    No way is one that finds few, or always the same. One that goes by numbers alone must use nearly all backgrounds:
+    folders are numbered for many reasons.
+    """
     tried = []
     for way in known.ways():
-        numbers = array("I", [known.number(way.find(paths[column[row] - 1])) for row in some])
-        different = len(set(numbers) - {0})
-        if different > 1 or (different and len(files_of(bg)) == 1):
-            tried.append((sum(map(bool, numbers)), way, numbers))
-    most = max((count for count, *_ in tried), default=0)
-    best = [(way, numbers) for count, way, numbers in tried if count == most]
-    if not best:
-        _refuse(joined, known, bg, own, whole)
-    if any(numbers != best[0][1] for _, numbers in best):
-        key, said = list(joined.rows)[some[0]], []
-        for way, numbers in best:
-            path = files.path(numbers[0] - 1) if numbers[0] else "none"
-            option = f" (--background '{way.option}')" if way.option else ""
-            said.append(f"\n  {way.said}: {path}{option}")
-        raise InputError(f"the background of {key} may be told by{''.join(said)}\nSay which.")
-    find = best[0][0].find
-    numbers = array("I", [known.number(find(paths[one - 1])) if one else 0 for one in column])
-    return numbers, best[0][0].said
+        numbers = [known.number(way.find(path)) for path in paths]
+        found, different = sum(map(bool, numbers)), len(set(numbers) - {0})
+        alone = way.bare and different < _NEARLY_ALL * count
+        if 2 * found >= len(paths) and (different > 1 or count == 1) and not alone:
+            tried.append((found, not way.bare, way, numbers))
+    most = max((one[:2] for one in tried), default=None)
+    return [(way, numbers) for *rank, way, numbers in tried if tuple(rank) == most]
 
 
 def files_of(shares: Sequence[Share]) -> list[int]:
@@ -153,7 +166,7 @@ def _texts(joined: Joined, share: Share) -> Iterator[tuple[int, str]]:
     affix = joined.rule.affixes.get(share.component, Affix())
     for number in share.numbers:
         name = affix.cut(stem(names[number - first]))
-        yield number, f"{above}/{name}" if above else name
+        yield number, _BOTH.sub("", f"{above}/{name}" if above else name)
 
 
 def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[int]":
@@ -172,7 +185,7 @@ def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[in
     return best
 
 
-def _refuse(joined: Joined, known: Backgrounds, bg: Sequence[Share], own: "array[int]", whole: Sequence[int]) -> None:
+def _refuse(joined: Joined, bg: Sequence[Share], own: "array[int]", whole: Sequence[int]) -> NoReturn:
     key, *_ = (key for row, key in enumerate(joined.rows) if row in set(whole) and not own[row])
     files, count = joined.files, sum(bool(own[row]) for row in whole)
     image, some = files.path(joined.found["fg_bg"][joined.rows[key]] - 1), files.path(files_of(bg)[0])

@@ -167,17 +167,18 @@ def _by_names(
     """
     found = defaultdict[str, list[Share]](list)
     for candidate in [one for one in candidates if one.component in ("", "fg_bg")]:
+        telling = {"mask", "depth"} if candidate.component else {"mask", "depth", "bg"}
         for share in list(candidate.shares):
             names = [stem(name) for name in files.names(share.group)]
             some = [_component(name) for name in names[:: max(1, len(names) // _LOOKED_AT)]]
-            worded = sum(one in {"mask", "depth"} - known for one in some)
-            if not 0.1 * len(some) <= worded < len(some):
+            told = sum(one in telling - known for one in some)
+            if told < 0.1 * len(some) or (candidate.component and told == len(some)):
                 continue
             candidate.shares.remove(share)
-            of, first = defaultdict[str, list[int]](list), files.numbers(share.group)[0]
+            of, first = defaultdict[str, list[int]](list), files.numbers(share.group).start
             for number in share.numbers:
                 of[_component(names[number - first]) or "fg_bg"].append(number)
-            if "fg_bg" not in of and "bg" in of:  # so bg is a part of all names
+            if "bg" in of and "fg_bg" not in of and len(of) > 1:  # so bg is in the names of the samples
                 of["fg_bg"] = of.pop("bg")
             context = tuple(files.groups[share.group].inside.split("/"))
             for component, numbers in of.items():
