@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from shards.build.assemble import write_left_out
 from shards.build.build import BuildConfig, build_dataset, merge
 from shards.build.run import RunConfig
 from shards.errors import InputError, report_errors
@@ -19,7 +20,7 @@ from shards.ingest.compose import ComposeConfig, plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.depth import plan_depth
 from shards.ingest.index import plan_index
-from shards.ingest.job import Job
+from shards.ingest.job import Job, NoSampleError
 from shards.ingest.teacher import DepthConfig
 from shards.inspect.export import export
 from shards.inspect.show import contact_sheet, describe
@@ -31,6 +32,8 @@ app = tyro.extras.SubcommandApp()
 
 
 def _build(job: Job, out: str, config: BuildConfig) -> None:
+    for note in job.notes:
+        console.print(note)
     if build_dataset(job, folder_at(out), config):
         describe(folder_at(out), console)
     else:
@@ -55,7 +58,7 @@ def convert(
     config: Annotated[ConvertConfig, arg(name=""), tyro.conf.UseAppendAction],
     build: BuildConfig,
 ) -> None:
-    """Turn image folders and zips into shards.
+    """Turn image folders and zips into shards. What their names do not tell, options do.
 
     Args:
         paths: folders and zips that hold the images, then the folder to write, or its URL
@@ -63,7 +66,15 @@ def convert(
     if len(paths) < 2:
         raise InputError("convert needs at least one SOURCE and, last, the folder OUT.")
     *sources, out = paths
-    _build(plan_conversion([Path(source) for source in sources], config), out, build)
+    try:
+        job = plan_conversion([Path(source) for source in sources], config)
+    except NoSampleError as error:
+        folder = folder_at(out)
+        if error.left_out and not folder.exists("manifest.json"):
+            write_left_out(folder, error.left_out)
+            raise InputError(f"{error}\n{out}/left-out.tsv lists what was not used.") from error
+        raise
+    _build(job, out, build)
 
 
 @app.command

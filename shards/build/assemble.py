@@ -36,9 +36,7 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     """
     left_out = plan.left_out + [one for record in records for one in record.left_out]
     counts = Counter(one.kind for one in left_out)
-    report, lines = io.StringIO(), [LeftOut._fields, *sorted(left_out)]
-    csv.writer(report, "excel-tab", lineterminator="\n").writerows(lines)
-    stored.write("left-out.tsv", report.getvalue().encode(errors="backslashreplace"))
+    write_left_out(stored, left_out)
     kept = [record for record in records if record.shard.samples]
     if not kept:
         reasons = ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "empty"
@@ -71,6 +69,13 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
         counted=goal.counted if plan.splits is not None else _counted(kept, goal),
     )
     write_bytes(out / "manifest.json", manifest.to_json().encode())
+
+
+def write_left_out(out: Folder, left_out: Sequence[LeftOut]) -> None:
+    """Write the list of what did not become part of a data set."""
+    report, lines = io.StringIO(), [LeftOut._fields, *sorted(left_out)]
+    csv.writer(report, "excel-tab", lineterminator="\n").writerows(lines)
+    out.write("left-out.tsv", report.getvalue().encode(errors="backslashreplace"))
 
 
 def _splits(plan: Plan, keys: NDArray[np.bytes_]) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import combinations
+from random import Random
 from typing import Any, NamedTuple, NoReturn
 
 from shards.errors import InputError
@@ -123,7 +124,7 @@ def find_backgrounds(
     if all(own[row] for row in whole):
         return own, "the one of the sample's own name"
     paths = {number: text for share in images for number, text in _texts(joined, share)}
-    some = whole[:: max(1, len(whole) // _LOOKED_AT)]
+    some = Random(0).sample(whole, min(len(whole), _LOOKED_AT))  # every hundredth may have the same one
     best = _best(known, [paths[column[row] - 1] for row in some], len(files_of(bg)))
     if not best:
         _refuse(joined, bg, own, whole)
@@ -186,9 +187,9 @@ def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[in
 
 
 def _refuse(joined: Joined, bg: Sequence[Share], own: "array[int]", whole: Sequence[int]) -> NoReturn:
-    key, *_ = (key for row, key in enumerate(joined.rows) if row in set(whole) and not own[row])
     files, count = joined.files, sum(bool(own[row]) for row in whole)
-    image, some = files.path(joined.found["fg_bg"][joined.rows[key]] - 1), files.path(files_of(bg)[0])
+    row = next(row for row in whole if not own[row])
+    image, some = files.path(joined.found["fg_bg"][row] - 1), files.path(files_of(bg)[0])
     by_name = (
         f" {count:,} of {len(whole):,} samples have one of their own name, which counts if all have." if count else ""
     )
