@@ -14,11 +14,11 @@ from small_data import flip
 
 from shards.errors import InputError
 from shards.ingest import listing as files
-from shards.ingest.convert import ConvertConfig
-from shards.ingest.listing import Matcher, is_image, list_files
+from shards.ingest.layout import Matcher
+from shards.ingest.listing import is_image, list_files
 from shards.ingest.zips import Entry, Reader, list_zip
 
-GLOBS = ConvertConfig().globs
+GLOBS = {"fg_bg": "**/OverlayedImages*/**", "depth": "**/DepthImage*/**", "bg": "**/Background*/**"}
 MATCHER = Matcher(GLOBS)
 
 
@@ -161,23 +161,6 @@ def test_a_file_that_comes_in_small_pieces_is_read_to_its_end(tmp_path: Path, mo
     whole = os.read
     monkeypatch.setattr(os, "read", lambda file, size: whole(file, min(size, 100)))
     assert read(Entry(str(tmp_path), "1.jpg")) == bytes(range(256)) * 10
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [
-        ("folders/OverlayedImages/15/a.jpg", "fg_bg"),
-        ("OverlayedImages/15/a.jpg", "fg_bg"),
-        ("OverlayedImages3/OverlayedImages/15/a.jpg", "fg_bg"),
-        ("OverlayedMasks1/15/a.jpg", "mask"),
-        ("drive/2020/DepthImage/0/a.jpg", "depth"),
-        ("zips/Background/Background/Shelves_1.jpg", "bg"),
-        ("folders/Thumbs.db", None),
-        ("folders/Foreground/a.png", None),
-    ],
-)
-def test_the_component_is_told_by_the_folder_or_zip(path: str, expected: str | None) -> None:
-    assert component(MATCHER, path) == expected
 
 
 def test_a_glob_may_begin_inside_the_source_or_with_its_name() -> None:

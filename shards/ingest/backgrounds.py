@@ -51,14 +51,10 @@ class Backgrounds:
                 name = _normal(stem(names[number - first]))
                 if meaning(name) and not re.search(r"\d", name) and share.context:
                     name = _normal(share.context[-1])  # bg.jpg in a folder for each scene
-                self._add(self.names, name, number)
-                self._add(self._tails, name.rpartition("_")[2], number)
+                _add(self.names, name, number)
+                _add(self._tails, name.rpartition("_")[2], number)
                 if digits := re.search(r"(\d+)$", name):
-                    self._add(self._numbers, int(digits[1]), number)
-
-    @staticmethod
-    def _add(names: dict[Any, int], name: object, number: int) -> None:
-        names[name] = -1 if name in names else number  # of two, neither is meant
+                    _add(self._numbers, int(digits[1]), number)
 
     def number(self, called: str | None) -> int:
         """Return the number of the file that is called so, counted from 1; 0 if none is, or several are."""
@@ -87,6 +83,10 @@ class Backgrounds:
         runs = ("_".join(words[begin:end]) for begin, end in combinations(range(len(words) + 1), 2))
         found = [run for run in runs if run in self.names and not run.isdecimal()]
         return max(found, key=len, default=None)
+
+
+def _add(names: dict[Any, int], name: object, number: int) -> None:
+    names[name] = -1 if name in names else number  # of two, neither is meant
 
 
 def _normal(name: str) -> str:
@@ -123,8 +123,9 @@ def find_backgrounds(
     own = _own(joined, bg, whole)
     if all(own[row] for row in whole):
         return own, "the one of the sample's own name"
-    paths = {number: text for share in images for number, text in _texts(joined, share)}
     some = Random(0).sample(whole, min(len(whole), _LOOKED_AT))  # every hundredth may have the same one
+    wanted = {column[row] - 1 for row in some}
+    paths = {number: path for number, path in _paths(joined, images) if number in wanted}
     best = _best(known, [paths[column[row] - 1] for row in some], len(files_of(bg)))
     if not best:
         _refuse(joined, bg, own, whole)
@@ -135,7 +136,10 @@ def find_backgrounds(
             lines.append(f"  {way.said}: {path}" + (f" (--background '{way.option}')" if way.option else ""))
         raise InputError("\n".join([*lines, "Say which."]))
     way, _ = best[0]
-    return array("I", [known.number(way.find(paths[one - 1])) if one else 0 for one in column]), way.said
+    of_file = array("I", [0] * (len(files) + 1))
+    for number, path in _paths(joined, images):
+        of_file[number + 1] = known.number(way.find(path))
+    return array("I", [of_file[one] for one in column]), way.said
 
 
 def _best(known: Backgrounds, paths: Sequence[str], count: int) -> list[tuple[Way, list[int]]]:
@@ -159,15 +163,15 @@ def files_of(shares: Sequence[Share]) -> list[int]:
     return [number for share in shares for number in share.numbers]
 
 
-def _texts(joined: Joined, share: Share) -> Iterator[tuple[int, str]]:
+def _paths(joined: Joined, shares: Sequence[Share]) -> Iterator[tuple[int, str]]:
     """Yield the number of each file and its path below the source, without what tells its component."""
-    names, first = joined.files.names(share.group), joined.files.numbers(share.group).start
-    source = joined.files.groups[share.group].inside.partition("/")[0]
-    above = "/".join(share.context[1:] if share.context[:1] == (source,) else share.context)
-    affix = joined.rule.affixes.get(share.component, Affix())
-    for number in share.numbers:
-        name = affix.cut(stem(names[number - first]))
-        yield number, _BOTH.sub("", f"{above}/{name}" if above else name)
+    for share in shares:
+        names, first = joined.files.names(share.group), joined.files.numbers(share.group).start
+        source = joined.files.groups[share.group].inside.partition("/")[0]
+        above = "".join(f"{one}/" for one in share.context[share.context[:1] == (source,) :])
+        affix = joined.rule.affixes.get(share.component, Affix())
+        for number in share.numbers:
+            yield number, _BOTH.sub("", above + affix.cut(stem(names[number - first])))
 
 
 def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[int]":
@@ -177,11 +181,11 @@ def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[in
     stems = [stem(joined.files.entry(number).name) for number in files_of(bg)[:_LOOKED_AT]]
     found = affixes({"key": some, "bg": stems}) if some else {}
     for affix in (Affix(), found.get("bg", Affix())):
-        rule, numbers = Rule(joined.rule.parts, {"bg": affix}, joined.rule.patterns), array("I", [0] * len(keys))
+        rule, named = Rule(joined.rule.parts, {"bg": affix}, joined.rule.patterns), dict[str, int]()
         for share in bg:
             for key, number in zip(rule.keys(joined.files, share), share.numbers, strict=True):
-                if (row := joined.rows.get(key)) is not None:
-                    numbers[row] = number + 1
+                _add(named, key, number)
+        numbers = array("I", [named.get(key, -1) + 1 for key in keys])
         best = max(best, numbers, key=lambda one: sum(map(bool, one)))
     return best
 

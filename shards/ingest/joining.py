@@ -4,7 +4,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ _NOT_IN_KEYS = re.compile(r"[\s.]")
 _TOKEN = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
 _ENOUGH = 0.9
 """share of a component's names that have a word in common, for it to be the component's and not the samples'"""
+_STRAYS = 0.01
+"""share of the files that may have the key of another by accident"""
 _LOOKED_AT = 1000
 
 
@@ -153,15 +155,15 @@ def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Patter
 def _shortest(files: Files, shares: Sequence[Share], names: Sequence[str], rule: Rule) -> Joined:
     """Join by as many parts of the path as are needed for no two files of a component to have one key.
 
-    Where that takes so many that fewer samples are complete, two files do have one key.
+    A few files that have another one's key are strays, and so are those that only keys tell apart by which fewer
+    samples are complete: folders do not belong to the names.
     """
-    first: Joined | None = None
-    for parts in range(1, 2 + max(len(share.context) for share in shares)):
-        joined = _join(files, shares, names, Rule(parts, rule.affixes, rule.patterns))
-        if not joined.twice and (first is None or joined.complete >= first.complete):
-            return joined
-        first = first or joined
-    assert first
+    first = _join(files, shares, names, rule)
+    if len(first.twice) > _STRAYS * sum(len(share.numbers) for share in shares):
+        for parts in range(2, 2 + max(len(share.context) for share in shares)):
+            joined = _join(files, shares, names, replace(rule, parts=parts))
+            if not joined.twice and joined.complete >= first.complete:
+                return joined
     return first
 
 

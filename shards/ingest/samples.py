@@ -161,17 +161,16 @@ def _complete(joined: Joined, left_out: list[LeftOut]) -> Samples:
     """Return the rows that have all their images, in the order of a hash of their keys; others join `left_out`."""
     files, names = joined.files, list(joined.found)
     found = np.stack([np.frombuffer(column, np.uint32) for column in joined.found.values()], 1)
-    own = [name != "bg" for name in names]
-    kept: list[str] = []
-    rows: list[int] = []
-    for row, (key, numbers) in enumerate(zip(joined.rows, found.tolist(), strict=True)):
-        storable = key.isprintable() and len(key.encode(errors="replace")) <= LONGEST_KEY
-        if all(numbers) and storable:
-            kept.append(key)
-            rows.append(row)
+    whole = np.asarray(found.all(1))
+    kept: list[bytes] = []
+    for row, key in enumerate(joined.rows):
+        storable = key.isprintable() and len(key.encode()) <= LONGEST_KEY
+        if whole[row] and storable:
+            kept.append(key.encode())
             continue
-        some = files.path(next(number for number, mine in zip(numbers, own, strict=True) if number and mine) - 1)
-        missing = [name for name, number in zip(names, numbers, strict=True) if not number]
+        whole[row] = False
+        some = files.path(int(found[row][found[row] > 0][0]) - 1)
+        missing = np.array(names)[found[row] == 0].tolist()
         left_out += [LeftOut("missing", key, name, some, f"there is no {name} for it") for name in missing]
         if not storable:
             why = f"a tar cannot hold this name: {LONGEST_KEY} bytes of printable UTF-8 at most"
@@ -181,6 +180,6 @@ def _complete(joined: Joined, left_out: list[LeftOut]) -> Samples:
         said = ", ".join(f"{count:,} lack {name}" for name, count in lacks) or "no name can be stored"
         raise NoSampleError(f"no complete sample among {len(joined.rows):,}: {said}.", left_out)
     joined.rows.clear()
-    keys = np.array([key.encode() for key in kept], np.bytes_)
-    order = np.lexsort((keys, np.fromiter((unit_interval(key, 0) for key in kept), np.float64, len(kept))))
-    return Samples(keys[order], found[np.array(rows)[order]] - np.uint32(1), files)
+    keys = np.array(kept, np.bytes_)
+    order = np.lexsort((keys, np.fromiter((unit_interval(key.decode(), 0) for key in kept), np.float64, len(kept))))
+    return Samples(keys[order], found[np.flatnonzero(whole)[order]] - np.uint32(1), files)
