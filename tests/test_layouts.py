@@ -1,6 +1,6 @@
 """Layouts that people have: each is drawn, converted, and every pair checked against its source by its bytes.
 
-A layout is where the files of a sample lie: sample `n` of background `b` (from 1 to 6) and figure `f` in round `r`.
+A layout is where the files of a sample lie: sample `n` of background `b` (from 1 to 6; `c` is 7 - b) and figure `f` in round `r`.
 """
 
 import csv
@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from small_data import built_here, images
 
+from shards.commands import main
 from shards.errors import InputError
 from shards.ingest.convert import ConvertConfig, plan_conversion
-from shards.ingest.job import NoSampleError
-from shards.ingest.layout import stem
+from shards.ingest.samples import Found, find_samples
 from shards.ingest.words import meaning
+from shards.ingest.zips import Reader
 
 ROUNDS = [{"b": b, "f": f, "r": r} for r, f, b in product(range(2), range(1, 6), range(1, 7))]
-SAMPLES = [{"n": n, **one} for n, one in enumerate(ROUNDS, 1)]
+SAMPLES = [{"n": n, "c": 7 - one["b"], **one} for n, one in enumerate(ROUNDS, 1)]
 
 
 def drawn(kind: int, number: int) -> bytes:
@@ -146,3 +149,214 @@ def test_a_layout_is_found_with_one_option(layout: Layout, tmp_path: Path) -> No
     assert len(layout.options) == 1
     root = layout.write(tmp_path / "in")
     check(layout, root, tmp_path / "out", layout.options)
+
+
+def plan(root: Path, **options: Any) -> Found:
+    return find_samples([root], ConvertConfig(**options).layout)
+
+
+def right_pairs(found: Found) -> int:
+    """Count the samples, all of whose images are of one."""
+    count = 0
+    with Reader() as reader:
+        for _, entries in found.samples:
+            read = dict(zip(found.components, map(reader.read, entries), strict=True))
+            number = next(number for number, image in PICTURES["fg_bg"].items() if image == read["fg_bg"])
+            count += read == {name: PICTURES[name][number] for name in read}
+    return count
+
+
+WORDS = {
+    "fg_bg": "OverlayedImages OverLayedImg fg_bg fgbg bg_fg bgfg FGBG FgBg_jpg fg-bg-2 overlay images JPEGImages rgb",
+    "mask": "OverlayedMasks mask Masks fg_bg_mask fgbgmasks bg_fg_mask mask_black fg_mask MASK_3 alpha mattes",
+    "depth": "DepthImage depth depthMap dense_depth fg_bg_depth bg_fg_depth_map depth_fg_bg DEPTH_jpg disparity",
+    "bg": "Background bg bg_images backgrounds BG_2 bgimgs",
+    "fg": "fg foreground cutouts fg_images",
+    "": "0 scene_3 person Shelves readme",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "component"), [(word, name) for name, words in WORDS.items() for word in words.split()]
+)
+def test_a_name_means_a_component(name: str, component: str) -> None:
+    meant = meaning(name)
+    assert (meant.component if meant else "") == component
+
+
+def test_a_mask_of_cutouts_is_one_only_where_there_is_no_other(tmp_path: Path) -> None:
+    assert meaning("mask_black") > meaning("fg_mask")  # type: ignore[operator]  # neither is None
+    root = Layout("fg_bg/{n}.jpg", "mask_black/{n}.jpg").write(tmp_path)
+    Layout("fg/{n}.jpg", "fg_mask/{n}.jpg").write(tmp_path)
+    found = plan(root)
+    assert right_pairs(found) == len(SAMPLES)
+    assert [note.partition(" (")[0] for note in found.notes if note.startswith("left aside")] == [
+        f"left aside: {tmp_path.name}/{folder}" for folder in ("fg", "fg_mask")
+    ]
+    assert {one.kind for one in found.left_out} == {"litter"}
+    shutil.rmtree(tmp_path / "mask_black")
+    assert right_pairs(plan(root)) == len(SAMPLES)
+
+
+def test_what_was_found_is_told_with_two_samples(tmp_path: Path) -> None:
+    notes = plan(SELF["fg_bg_7, bg_mask_7"].write(tmp_path / "in")).notes
+    assert notes[:4] == [
+        "fg_bg: in/fg_bg (60 images)",
+        "mask: in/masks (60 images)",
+        "depth: in/depth (60 images)",
+        "key: the last part of the path, of fg_bg without 'fg_bg_' at its beginning, "
+        "of mask without 'bg_mask_' at its beginning, of depth without 'depth_fg_bg_' at its beginning",
+    ]
+    assert len(notes) == 6
+    key = notes[4].partition(":")[0]
+    folder = tmp_path / "in"
+    assert notes[4] == (
+        f"{key}: fg_bg <- {folder}/fg_bg/fg_bg_{key}.jpg, mask <- {folder}/masks/bg_mask_{key}.jpg, "
+        f"depth <- {folder}/depth/depth_fg_bg_{key}.jpg"
+    )
+
+
+REFUSED = {
+    "two folders": (
+        Layout("rgb/{n}.jpg", "mask/{n}.jpg", "mask_black/{n}.jpg"),
+        "--component mask='mask/.*or --component mask='mask_bl",
+    ),
+    "numbers that lead nowhere": (
+        ONE_OPTION["numbers that lead nowhere"],
+        "6 of 60 samples have one of their own name, which",
+    ),
+    "folders of many": (alike("fg_bg", "mask", "depth", "bg", "{r}/{n}.jpg", "{b}.jpg"), "Give --background REGEX"),
+    "the component's number": (
+        alike("fg_bg", "mask", "depth", "bg", "fg_bg_{n}.jpg", "bg_{b}.jpg"),
+        "Give --background REGEX",
+    ),
+    "two folders of numbers": (
+        alike("fg_bg", "mask", "depth", "bg", "{b}/{c}/{n}.jpg", "{b}.jpg"),
+        r"the folder above the folder: .*--background '\(\[\^/\]\+\)",
+    ),
+    "no image": (Layout(), "no folder is known to hold fg_bg, .* Found: nothing"),
+    "images alone": (Layout("photos/{n}.jpg"), "hold mask or depth. Found: fg_bg: in/photos"),
+    "others' names": (
+        Layout("images/a{n}.jpg", "masks/{n}{b}c.jpg"),
+        r"(?s)among 120 .*images \(60 .*masks \(60 .*has the key '\w+', and \w+ has no file of that key.*--key mask=",
+    ),
+}
+
+
+@pytest.mark.parametrize(("layout", "told"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_told_is_refused_with_the_options_that_decide(layout: Layout, told: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match=told):
+        plan(layout.write(tmp_path / "in"))
+
+
+def test_a_refusal_lists_what_was_not_used_and_ends_with_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = REFUSED["others' names"][0].write(tmp_path / "in")
+    (root / "depth.exr").write_bytes(b"x")
+    monkeypatch.setattr("sys.argv", ["shards", "convert", str(root), str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "no complete sample" in said
+    assert "Traceback" not in said
+    lines = (tmp_path / "out" / "left-out.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == ["litter"]
+    assert "OpenEXR" in lines[1]
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from(["", "img_", "a b_", "ol-"]),
+    st.tuples(*[st.tuples(*[st.sampled_from(["", "x_", "fg_bg_", "mask_", "depth-map-", "ov2_"])] * 2)] * 3),
+    st.booleans(),
+)
+def test_names_that_differ_by_component_are_joined_rightly_or_not_at_all(
+    tmp_path_factory: pytest.TempPathFactory, stem: str, ends: tuple[tuple[str, str], ...], folders: bool
+) -> None:
+    name = "{b}/" + stem + "{f}{r}" if folders else stem + "{n}"
+    patterns = []
+    for component, (before, after) in zip(("images", "masks", "depth"), ends, strict=True):
+        above, slash, own = name.rpartition("/")
+        patterns.append(f"{component}/{above}{slash}{before}{own}{'_' if after else ''}{after.strip('_-')}.jpg")
+    root = Layout(*patterns).write(tmp_path_factory.mktemp("named"))
+    found = plan(root)
+    assert right_pairs(found) == len(found.samples) == len(SAMPLES)
+
+
+def test_a_background_of_the_own_name_counts_only_if_all_have_one(tmp_path: Path) -> None:
+    root = SELF["a background each"].write(tmp_path)
+    (root / "background" / "bg_7.jpg").unlink()
+    with pytest.raises(InputError, match="59 of 60 samples have one of their own name, which counts if all have"):
+        plan(root)
+    found = plan(root, background="/([0-9]+)$")
+    assert right_pairs(found) == 59
+    assert [(one.kind, one.component) for one in found.left_out] == [("missing", "bg")]
+
+
+def test_two_backgrounds_that_are_meant_are_none(tmp_path: Path) -> None:
+    root = SELF["2020"].write(tmp_path)
+    (root / "Background" / "Other_3.jpg").write_bytes(b"x")
+    found = plan(root)
+    assert {key.split("_")[1] for key, _ in found.samples} == {f"s{i}" for i in range(1, 7) if i != 3}
+    assert {(one.kind, one.component) for one in found.left_out} == {("missing", "bg")}
+
+
+def table(path: Path, layout: Layout, delimiter: str, header: list[str] | None, above: str = "") -> Path:
+    lines = [[above + pattern.format(**one) for pattern in layout.values()] for one in SAMPLES]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(([header] if header else []) + lines)
+    return path
+
+
+LISTED = Layout("a/{b}/{f}{r}.jpg", "{n}.jpg", "x/z{n}.jpg", "a/room {b}.jpg")
+
+
+@pytest.mark.parametrize("zips", [False, True])
+@pytest.mark.parametrize(
+    ("delimiter", "header", "above"),
+    [
+        (",", ["image", "mask", "depth", "background"], ""),
+        ("\t", None, "/mnt/elsewhere/in/"),
+        (";", ["fg_bg", "alpha", "depth_map", "bg"], "./"),
+    ],
+)
+def test_a_list_names_the_files_of_each_sample(
+    delimiter: str, header: list[str] | None, above: str, zips: bool, tmp_path: Path
+) -> None:
+    layout = Layout(*LISTED.values(), zips=zips)
+    root = layout.write(tmp_path / "in")
+    found = plan(root, list=table(tmp_path / "list.txt", layout, delimiter, header, above))
+    assert found.components == list(PICTURES)
+    assert right_pairs(found) == len(found.samples) == len(SAMPLES)
+
+
+def test_columns_of_a_list_may_be_named(tmp_path: Path) -> None:
+    layout = Layout("rgb/{b}/{f}{r}.jpg", "", "gt/{n}.png")
+    root = layout.write(tmp_path / "in")
+    listed = table(tmp_path / "train.csv", Layout("rgb/{b}/{f}{r}.jpg", "gt/{n}.png"), ",", None, "data/")
+    with pytest.raises(InputError, match=r"no header.*--columns"):
+        plan(root, list=listed)
+    found = plan(root, list=listed, columns=("fg_bg", "depth"))
+    assert found.components == ["fg_bg", "depth"]
+    assert right_pairs(found) == len(SAMPLES)
+
+
+def test_what_a_list_names_in_vain_is_told(tmp_path: Path) -> None:
+    root = LISTED.write(tmp_path / "in")
+    listed = table(tmp_path / "list.csv", LISTED, ",", ["key", "mask", "depth", "bg"])
+    with pytest.raises(InputError, match="fg_bg and some of"):
+        plan(root, list=listed)
+    listed = table(tmp_path / "list.csv", LISTED, ",", ["fg_bg", "mask", "depth", "bg"])
+    (root / "17.jpg").unlink()
+    found = plan(root, list=listed)
+    assert right_pairs(found) == len(SAMPLES) - 1
+    (one,) = found.left_out
+    assert (one.kind, one.component) == ("missing", "mask")
+    assert "17.jpg" in one.detail
+    lines = listed.read_text().splitlines()
+    listed.write_text("\n".join([*lines, lines[-1]]))
+    with pytest.raises(InputError, match="several lines are of the sample"):
+        plan(root, list=listed)

@@ -16,6 +16,8 @@ _NOT_IN_KEYS = re.compile(r"[\s.]")
 _TOKEN = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
 _ENOUGH = 0.9
 """share of a component's names that have a word in common, for it to be the component's and not the samples'"""
+_FEW = 10
+"""names, of which all may have one number by accident"""
 _STRAYS = 0.01
 """share of the files that may have the key of another by accident"""
 _LOOKED_AT = 1000
@@ -147,9 +149,8 @@ def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Patter
         return plain
     some = {name: _some(files, [one for one in shares if one.component == name]) for name in names}
     found = affixes({name: stems for name, stems in some.items() if name not in patterns})
-    return max(
-        plain, _shortest(files, shares, names, Rule(affixes=found, patterns=patterns)), key=lambda one: one.complete
-    )
+    cut = _shortest(files, shares, names, Rule(affixes=found, patterns=patterns))
+    return cut if 2 * cut.complete >= cut.fewest else plain  # a few names are alike by accident
 
 
 def _shortest(files: Files, shares: Sequence[Share], names: Sequence[str], rule: Rule) -> Joined:
@@ -190,14 +191,14 @@ def affixes(named: Mapping[str, Sequence[str]]) -> dict[str, Affix]:
 
 
 def _common(names: Sequence[Sequence[str]]) -> list[str]:
-    """Return the words, no numbers, that nearly all of these names begin with."""
+    """Return the words that nearly all of these names begin with; numbers only where there are names enough."""
     found: list[str] = []
     rest = list(names)
     while True:
         at = len(found)
         counts = Counter(name[at] for name in rest if len(name) > at)
         token, count = counts.most_common(1)[0] if counts else ("", 0)
-        if not token or token.isdigit() or count < _ENOUGH * len(names):
+        if count < _ENOUGH * len(names) or not token or (token.isdigit() and len(names) < _FEW):
             return found
         found.append(token)
         rest = [name for name in rest if len(name) > at and name[at] == token]

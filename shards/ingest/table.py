@@ -118,7 +118,7 @@ class _Finder:
     def __call__(self, path: str) -> int:
         """Return the number of the file, counted from 1; 0 if there is none, or several are equally alike."""
         parts = re.sub(r"\.zip[!/]", "/", path.replace("\\", "/")).removeprefix("./").split("/")
-        some = self._by_folder.get("/".join(parts[-2:])) or (self._by_name.get(parts[-1], []) if len(parts) < 2 else [])
+        some = self._by_folder.get("/".join(parts[-2:]), []) if len(parts) > 1 else self._by_name.get(parts[-1], [])
         if len(some) > 1:
             alike = [self._alike(parts, number) for number in some]
             some = [number for number, one in zip(some, alike, strict=True) if one == max(alike)]
@@ -126,6 +126,8 @@ class _Finder:
 
     def _alike(self, parts: list[str], number: int) -> int:
         theirs = self._files.inside(number).split("/")
+        if theirs[1:] == parts:  # below the source itself
+            return len(theirs)
         pairs = zip(reversed(parts), reversed(theirs), strict=False)
         return next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(parts), len(theirs)))
 
