@@ -1,7 +1,7 @@
 """`python -m shards convert`: image folders and zips to verified samples, components joined by name."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -73,26 +73,35 @@ class ConvertConfig(ExistingDepthConfig):
         return {one.name: given.get(one.name, f"**/{one.folder}*/**") for one in COMPONENTS}
 
 
-def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
-    """List the sources and plan the work; opens some hundred images. Raises InputError if no sample is complete."""
+def plan_conversion(sources: Sequence[Path], config: ConvertConfig) -> Job:
+    """List the sources and plan the work; opens some hundred images, and asks for the size and time of every file.
+
+    Raises InputError if no sample is complete.
+    """
     listing = Listing(sources, config.globs)
     samples = listing.samples(config.background)
     if not len(samples):
         counts = ", ".join(f"{count} {name}" for name, count in listing.counts.items())
         raise InputError(f"no complete sample among {listing.files} files: {counts}. See `convert --help`.")
-    some = list(_some_images(samples, "fg_bg"))
-    given = common_formats(samples.extensions(), some, _some_images(samples, "depth"))
+    given = common_formats(samples.extensions(), _some_images(samples, "fg_bg"), _some_images(samples, "depth"))
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)
-    full = config.verify == "full"
+    full, options = config.verify == "full", options_of(config, "component", "background")
     units = [
-        ConvertUnit(name=name, size=len(part), entries=part, given=given, stored=stored, counted=counted, full=full)
+        ConvertUnit(
+            name=name,
+            size=len(part),
+            # What most images are, and which are counted, is decided by all samples, and decides what becomes of these.
+            made_from=fingerprint(options | {"given": given, "counted": counted}, [part.digest()]),
+            entries=part,
+            given=given,
+            stored=stored,
+            counted=counted,
+            full=full,
+        )
         for name, part, counted in divided(samples, config.division, COUNTED if full else DECODED)
     ]
-    # Files in zips are told apart by their checksums, those in folders by their names and the contents of some: to ask
-    # for sizes and times would cost as much as opening them, on a network drive.
-    identities = (samples.keys.tobytes(), samples.found["packed"].tobytes(), samples.found["crc"].tobytes(), *some)
     scaled = Encoding(resized_from=given["fg_bg"].size, resized_by="bilinear, antialiased", jpeg_chroma="4:4:4")
     return planned(
         units,
@@ -100,7 +109,8 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
         config.division,
         listing.left_out,
         depth=config.depth_range,
-        made_from=fingerprint(options_of(config, "component", "background"), identities),
+        made_from=fingerprint(options, (unit.made_from.encode() for unit in units)),
+        command=fingerprint(options_of(config) | {"convert": [source.resolve() for source in sources]}, []),
         storage=scaled if config.size else None,
         verified=config.verify,
     )

@@ -4,6 +4,7 @@ A zip is read in place and counts as a folder of its own name: `OverlayedImages1
 path `OverlayedImages1/15/a.jpg`. What is found is kept in arrays, 300 bytes a sample at the most.
 """
 
+import hashlib
 import os
 import re
 import struct
@@ -145,6 +146,13 @@ class Samples:
         for encoded, found in zip(self.keys, self.found, strict=True):
             key = encoded.decode()
             yield key, [self.sources[number].entry(key, *where) for number, *where in found.tolist()]
+
+    def digest(self) -> bytes:
+        """Digest the samples' keys and what tells the versions of their files apart, in their order."""
+        digest, state = hashlib.sha256(), cache(Entry.state)  # a background is asked for once, not by every sample
+        for key, entries in self:
+            digest.update(b"\0".join([key.encode(), *map(state, entries), b""]))
+        return digest.digest()
 
     def extensions(self) -> list[str]:
         """The format that most images of each component have by their names; of two, that of the earlier sample."""
