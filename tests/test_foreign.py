@@ -375,7 +375,7 @@ def test_a_finished_index_with_other_options_is_made_again_when_asked(few: dict[
     packed(tars / "a.tar", members(few).items())
     indexed(tars)
     other = plan_index(tars, ExistingDepthConfig(near_is_bright=True), SplitConfig())
-    with pytest.raises(InputError, match=r"such as splits or depth, would no longer be the same.* Add --again"):
+    with pytest.raises(InputError, match=r"shards would be the same, but not .* Add --again"):
         built(other, tars)
     assert built(other, tars, replace(ONE_WORKER, again=True)).manifest.depth == other.plan.manifest.depth
     manifest = Manifest.read(tars)

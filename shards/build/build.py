@@ -24,7 +24,7 @@ from shards.build.shard import Record, index_shard, write_shard
 from shards.errors import InputError
 from shards.format.dataset import ShardContents
 from shards.format.manifest import Manifest, Shard
-from shards.format.schema import SHARED_TAR, WORK
+from shards.format.schema import WORK
 from shards.format.storage import Folder
 from shards.ingest.job import Job, Plan, Unit
 
@@ -108,7 +108,7 @@ def _change(before: Manifest, goal: Manifest) -> str:
     """Say which shards are made of something else than before."""
     old, new = ({shard.name: shard.made_from for shard in one.shards} for one in (before, goal))
     if not (changed := sorted(name for name in old | new if old.get(name) != new.get(name))):
-        return "what is said of its samples, such as splits or depth, would no longer be the same, but for its shards."
+        return "its shards would be the same, but not what is said of them, such as splits or the range of depth."
     more = f" and {len(changed) - 1} more" if changed[1:] else ""
     return f"files have changed since; {changed[0]}{more} of {len(new)} shards would no longer be the same."
 
@@ -129,7 +129,7 @@ def _begin(out: Folder, plan: Plan) -> None:
     if out.exists(FINGERPRINT) and out.exists(PLAN) and out.read(FINGERPRINT).decode() != goal.made_from:
         before = _plan(out).manifest
         if _same_command(before, goal):
-            gone = {shard.name for shard in [*before.shards, Shard(SHARED_TAR)]} - {shard.name for shard in goal.shards}
+            gone = {tar.name for tar in before.tars} - {shard.name for shard in goal.shards}
             _forget(out, gone)
             for name in gone:
                 out.remove(name)
