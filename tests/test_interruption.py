@@ -154,8 +154,8 @@ def test_a_finished_data_set_is_made_again_when_asked(
     out = tmp_path / "out"
     before = contents(convert([messy], out).root)
     change(messy)
-    told = "shard-00000[0-5]" if change is mend else r"shard-00000[0-4]\.tar and [1-5] more"
-    with pytest.raises(InputError, match=rf"files have changed since; {told}.* of [56] shards .* Add --again"):
+    told = r"shard-00000[0-5]\.tar" if change is mend else r"shard-00000[0-4]\.tar and [1-5] more"
+    with pytest.raises(InputError, match=rf"files have changed since; {told} of 6 shards .* Add --again"):
         convert([messy], out)
     assert contents(out) == before
     monkeypatch.setattr(assemble, "SHARED_AT_MOST", 0.5 * (change is mend))

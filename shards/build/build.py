@@ -110,7 +110,7 @@ def _change(before: Manifest, goal: Manifest) -> str:
     if not (changed := sorted(name for name in old | new if old.get(name) != new.get(name))):
         return "its shards would be the same, but not what is said of them, such as splits or the range of depth."
     more = f" and {len(changed) - 1} more" if changed[1:] else ""
-    return f"files have changed since; {changed[0]}{more} of {len(new)} shards would no longer be the same."
+    return f"files have changed since; {changed[0]}{more} of {len(old | new)} shards would no longer be the same."
 
 
 def _reopen(out: Folder, plan: Plan) -> None:
