@@ -78,15 +78,18 @@ def convert(
 
 
 @app.command
-def index(folder: Positional[Path], depth: ExistingDepthConfig, split: SplitConfig, run: RunConfig) -> None:
+def index(
+    folder: Positional[Path], depth: ExistingDepthConfig, split: SplitConfig, run: RunConfig, again: bool = False
+) -> None:
     """Make the manifest and indexes for tars that were made elsewhere, which stay as they are.
 
     Members are named KEY.fg_bg.jpg, KEY.mask.jpg, KEY.depth.jpg and KEY.bg.jpg, or .png, in folders or not.
 
     Args:
         folder: folder that holds the tars
+        again: index them again if they, or the options, have changed since
     """
-    _build(plan_index(folder, depth, split), str(folder), BuildConfig(**vars(run)))
+    _build(plan_index(folder, depth, split), str(folder), BuildConfig(**vars(run), again=again))
 
 
 @app.command

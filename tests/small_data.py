@@ -1,6 +1,7 @@
 """Small data sets for the tests: how they are composed and converted, and what lies in them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from shards.build.assemble import assemble
 from shards.build.build import BuildConfig, build_dataset
 from shards.build.shard import Record, write_shard
 from shards.format.dataset import Dataset
+from shards.format.manifest import Manifest
 from shards.format.splits import DivisionConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import ComposeConfig
@@ -65,10 +67,26 @@ def built_here(job: Job, out: Path) -> Dataset:
 
 
 def convert(
-    sources: Sequence[Path], out: Path, component: tuple[str, ...] = (), workers: int = 1, **options: Any
+    sources: Sequence[Path],
+    out: Path,
+    component: tuple[str, ...] = (),
+    workers: int = 1,
+    again: bool = False,
+    **options: Any,
 ) -> Dataset:
     config = ConvertConfig(component=component, division=division(**options))
-    return built(plan_conversion(sources, config), out, BuildConfig(workers=workers))
+    return built(plan_conversion(sources, config), out, BuildConfig(workers=workers, again=again))
+
+
+def begun(work: Job, out: Path) -> None:
+    """All shards, as a kill leaves them before the rest is made of them."""
+    build_dataset(work, LocalFolder(out), replace(ONE_WORKER, part="1/1"))
+
+
+def said(root: Path) -> Manifest:
+    """The manifest, but for what tells the sources."""
+    manifest = Manifest.read(root)
+    return replace(manifest, made_from="", command="", shards=[replace(one, made_from="") for one in manifest.shards])
 
 
 def images(dataset: Dataset) -> dict[str, dict[str, bytes]]:

@@ -132,7 +132,9 @@ def test_relative_paths_mean_what_they_mean_here(cluster: Cluster, folders: Path
     shutil.copytree(folders, tmp_path / "folders")
     code, said = cluster.run("convert", "folders", "out", cwd=tmp_path)
     assert code == 0, said
-    assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=1000).root)
+    assert contents(tmp_path / "out") == contents(
+        convert([tmp_path / "folders"], tmp_path / "whole", samples_per_shard=1000).root
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,8 +15,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
-from small_data import SAMPLES, SIZE, Drawn, built, compose_config, division, images, shard
+from PIL import Image, ImageOps
+from small_data import (
+    ONE_WORKER,
+    SAMPLES,
+    SIZE,
+    Drawn,
+    begun,
+    built,
+    compose_config,
+    contents,
+    division,
+    images,
+    shard,
+)
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
@@ -153,6 +166,26 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(drawn: Drawn
         plan_composition(compose_config(drawn, seed=seed)).plan.manifest.made_from for seed in (0, 0, 1)
     )
     assert first == again != other
+
+
+def test_another_background_of_the_same_name_makes_all_of_it_again(drawn: Drawn, tmp_path: Path) -> None:
+    """For figures and backgrounds come in all shards."""
+    own = Drawn(*(Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in drawn))
+
+    def plan(**options: int) -> Job:
+        return plan_composition(compose_config(own, samples=20, division=division(samples_per_shard=10), **options))
+
+    begun(plan(), tmp_path / "begun")
+    built(plan(), tmp_path / "finished")
+    room = min(own.bg.iterdir())
+    ImageOps.mirror(Image.open(room)).save(room)
+    whole = contents(built(plan(), tmp_path / "whole").root)
+    assert contents(built(plan(), tmp_path / "begun").root) == whole
+    with pytest.raises(InputError, match=r"shard-000000\.tar and 1 more of 2 shards would no longer be the same"):
+        built(plan(), tmp_path / "finished")
+    assert contents(built(plan(), tmp_path / "finished", replace(ONE_WORKER, again=True)).root) == whole
+    with pytest.raises(InputError, match="holds another data set already"):
+        built(plan(seed=1), tmp_path / "finished", replace(ONE_WORKER, again=True))
 
 
 @pytest.mark.parametrize(

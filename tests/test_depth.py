@@ -55,6 +55,7 @@ class Rewritten(Unit):
     depths: list[bytes]
     name: str = "shard-000000.tar"
     size: int = 1
+    made_from: str = "rewritten"
 
     def samples(self) -> Iterator[Sample]:
         for (key, stored), depth in zip(images(Dataset.open(self.source)).items(), self.depths, strict=True):

@@ -89,7 +89,7 @@ def test_keys_that_would_be_one_file_are_named(dataset: Path, tmp_path: Path) ->
 def test_a_killed_export_goes_on_to_the_same_files(dataset: Path, folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(Dataset.open(dataset), out, ONE_WORKER)
-    (out / WORK / "shard-000002.tar.npz").unlink()
+    next((out / WORK).glob("shard-000002.tar.*.npz")).unlink()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
     some = next((out / TREES["mask"]).rglob("*.jpg"))
     some.with_name(f".partial-{some.name}").write_bytes(b"what a kill while this was written leaves")
@@ -99,7 +99,7 @@ def test_a_killed_export_goes_on_to_the_same_files(dataset: Path, folders: Path,
     export(Dataset.open(dataset), out, ONE_WORKER)
     assert files(out) == files(folders)
     again = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
-    assert sum(again[path] != done[path] for path in done if TREES["bg"] not in path.parts) == 3 * 25
+    assert sum(again[path] != done[path] for path in done) == 3 * 25
 
 
 def test_a_damaged_shard_is_named_and_none_of_it_written(damaged: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_data import ONE_WORKER, SIZE, built, contents, images
+from small_data import ONE_WORKER, SIZE, begun, built, contents, images
+from test_interruption import command
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.depth import ExistingDepthConfig
+from shards.format.manifest import Manifest
 from shards.format.splits import SplitConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.index import list_tar, plan_index
@@ -77,8 +80,9 @@ def by_gnu_tar(path: Path, folder: Path, *arguments: str) -> None:
     subprocess.run(["tar", "-cf", path, "-C", folder, *arguments], check=True, capture_output=True)
 
 
-def indexed(folder: Path) -> Dataset:
-    return built(plan_index(folder, ExistingDepthConfig(), SplitConfig(val_share=0, test_share=0)), folder)
+def indexed(folder: Path, again: bool = False) -> Dataset:
+    work = plan_index(folder, ExistingDepthConfig(), SplitConfig(val_share=0, test_share=0))
+    return built(work, folder, replace(ONE_WORKER, again=again))
 
 
 def left_out(folder: Path) -> list[tuple[str, str, str]]:
@@ -348,7 +352,36 @@ def test_mended_tars_are_indexed_anew(few: dict[str, Files], tars: Path) -> None
     assert images(indexed(tars)) == few
     others = list(few)[1:]
     packed(tars / "a.tar", members({key: few[key] for key in others}).items())
-    with pytest.raises(InputError, match=r"not those of its index\. Delete .*manifest\.json"):
+    with pytest.raises(InputError, match=r"a\.tar of 1 shards would no longer be the same\. Add --again"):
         indexed(tars)
-    (tars / "manifest.json").unlink()
-    assert images(indexed(tars)) == {key: few[key] for key in others}
+    again = command("index", tars, "--val-share", "0", "--test-share", "0", "--again")
+    subprocess.run(again, check=True, capture_output=True)
+    assert images(Dataset.open(tars)) == {key: few[key] for key in others}
+
+
+def test_of_a_begun_index_only_the_tars_that_changed_are_read_again(few: dict[str, Files], tars: Path) -> None:
+    first, second, third, *others = few
+    packed(tars / "a.tar", members({key: few[key] for key in others}).items())
+    packed(tars / "b.tar", members({first: few[first]}).items())
+    packed(tars / "c.tar", members({second: few[second]}).items())
+    begun(plan_index(tars, ExistingDepthConfig(), SplitConfig()), tars)
+    before = {name: (tars / f"{name}.idx").stat().st_mtime_ns for name in "abc"}
+    packed(tars / "b.tar", members({third: few[third]}).items())
+    (tars / "c.tar").unlink()
+    assert images(indexed(tars)) == {key: few[key] for key in [*others, third]}
+    assert (tars / "a.idx").stat().st_mtime_ns == before["a"]
+    assert (tars / "b.idx").stat().st_mtime_ns > before["b"]
+    assert not (tars / "c.idx").exists()
+
+
+def test_a_finished_index_with_other_options_is_made_again_when_asked(few: dict[str, Files], tars: Path) -> None:
+    packed(tars / "a.tar", members(few).items())
+    indexed(tars)
+    other = plan_index(tars, ExistingDepthConfig(near_is_bright=True), SplitConfig())
+    with pytest.raises(InputError, match=r"shards would be the same, but not .* Add --again"):
+        built(other, tars)
+    assert built(other, tars, replace(ONE_WORKER, again=True)).manifest.depth == other.plan.manifest.depth
+    manifest = Manifest.read(tars)
+    (tars / "manifest.json").write_text(replace(manifest, made_from="index of yesterday", command="").to_json())
+    with pytest.raises(InputError, match=r"holds another data set already\. Delete its manifest\.json\."):
+        indexed(tars, again=True)

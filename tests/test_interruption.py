@@ -1,17 +1,23 @@
 """Killed at any moment and started again, a build ends with the same bytes; a full disk is one line."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_data import contents, convert
+from small_data import TREES, begun, contents, convert, division, flip
 
+from shards.build import assemble
 from shards.errors import InputError
+from shards.format.manifest import Manifest
+from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.job import Job
 
 TINY_SHARDS = ("--samples-per-shard", "3", "--workers", "2")
 
@@ -86,13 +92,109 @@ def test_the_same_files_in_another_place_are_the_same_data_set(messy: Path, dama
 def test_another_source_is_refused(folders: Path, messy: Path, damaged: Path, tmp_path: Path) -> None:
     for path in (messy / "OverlayedImages").rglob("*.jpg"):
         path.write_bytes(path.read_bytes() + b"changed since")
-    with pytest.raises(InputError, match="holds another data set already"):
-        convert([messy], damaged)
+    for again in (False, True):
+        with pytest.raises(InputError, match="holds another data set already"):
+            convert([messy], damaged, again=again)
+    begun(plan(folders), tmp_path / "out")
+    with pytest.raises(InputError, match="holds the beginning of another data set"):
+        convert([messy], tmp_path / "out", again=True)
     (damaged / "manifest.json").unlink()
     (damaged / ".work").mkdir()
     (damaged / ".work" / "fingerprint").write_text("of something else")
     with pytest.raises(InputError, match="holds the beginning of another data set"):
         convert([folders], damaged)
+
+
+def mend(folders: Path) -> None:
+    """One image of one sample is another."""
+    flip(min((folders / TREES["mask"]).rglob("*.jpg")), 50)
+
+
+def take_out(folders: Path) -> None:
+    """A fifth of the samples, so that there is a shard less."""
+    for path in sorted((folders / TREES["mask"]).rglob("*.jpg"))[:30]:
+        path.unlink()
+
+
+def put_in(folders: Path) -> None:
+    for name in ("fg_bg", "mask", "depth"):
+        some = min((folders / TREES[name]).rglob("*.jpg"))
+        shutil.copy(some, some.with_stem("combined_s1_p1_it77"))
+
+
+def plan(folders: Path) -> Job:
+    return plan_conversion([folders], ConvertConfig(division=division()))
+
+
+def times(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*.tar")}
+
+
+@pytest.mark.parametrize("change", [mend, take_out, put_in])
+def test_after_a_change_it_goes_on_with_the_shards_that_stay_and_ends_with_the_bytes_of_a_fresh_one(
+    messy: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "out"
+    begun(plan(messy), out)
+    old = {unit.name: unit.made_from for unit in plan(messy).units}
+    before = times(out)
+    change(messy)
+    new = {unit.name: unit.made_from for unit in plan(messy).units}
+    whole = contents(convert([messy], tmp_path / "whole").root)
+    assert contents(convert([messy], out).root) == whole
+    same = {name for name in old if old[name] == new.get(name)}
+    assert {name for name, time in times(out).items() if time == before.get(name)} == same
+    assert change is not mend or len(same) == 5
+
+
+@pytest.mark.parametrize("change", [mend, take_out])
+def test_a_finished_data_set_is_made_again_when_asked(
+    messy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "out"
+    before = contents(convert([messy], out).root)
+    change(messy)
+    told = r"shard-00000[0-5]\.tar" if change is mend else r"shard-00000[0-4]\.tar and [1-5] more"
+    with pytest.raises(InputError, match=rf"files have changed since; {told} of 6 shards .* Add --again"):
+        convert([messy], out)
+    assert contents(out) == before
+    monkeypatch.setattr(assemble, "SHARED_AT_MOST", 0.5 * (change is mend))
+    whole = contents(convert([messy], tmp_path / "whole").root)
+    assert ("shared.tar" in whole) == (change is mend)
+    assert contents(convert([messy], out, again=True).root) == whole
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_killed_while_it_is_made_again_it_goes_on(messy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert([messy], out, samples_per_shard=3)
+    mend(messy)
+    killed_when(".work/*.npz", "convert", messy, out, *TINY_SHARDS, "--again", out=out)
+    assert not (out / "manifest.json").exists(), "it was done before it could be killed"
+    whole = convert([messy], tmp_path / "whole", samples_per_shard=3)
+    assert contents(convert([messy], out, samples_per_shard=3).root) == contents(whole.root)
+
+
+def test_a_change_that_is_taken_back_is_no_change(messy: Path, tmp_path: Path) -> None:
+    """The record of a tar that was overwritten meanwhile is not taken for that of the one that lies there."""
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    shutil.copytree(messy, kept)
+    whole = contents(convert([messy], tmp_path / "whole").root)
+    begun(plan(messy), out)
+    take_out(messy)
+    mend(messy)
+    begun(plan(messy), out)
+    shutil.copytree(kept, messy, dirs_exist_ok=True)
+    assert contents(convert([messy], out).root) == whole
+
+
+def test_one_that_a_version_without_its_command_made_is_refused(messy: Path, damaged: Path) -> None:
+    convert([messy], damaged)
+    mend(messy)
+    manifest = Manifest.read(damaged)
+    (damaged / "manifest.json").write_text(replace(manifest, command="").to_json())
+    with pytest.raises(InputError, match="holds another data set already"):
+        convert([messy], damaged, again=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")

@@ -1,6 +1,7 @@
 """Layouts that people have: each is drawn, converted, and every pair checked against its source by its bytes.
 
-A layout is where the files of a sample lie: sample `n` of background `b` (from 1 to 6; `c` is 7 - b) and figure `f` in round `r`.
+A layout is where the files of a sample lie: sample `n` of background `b` (from 1 to 6; `c` is 7 - b) and figure `f` in
+round `r`.
 """
 
 import csv

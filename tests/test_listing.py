@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_data import SAMPLES, TREES, flip
 
 from shards.format.schema import sample_key
@@ -95,6 +96,49 @@ def test_in_zips_one_bit_makes_another_data_set(messy: Path, tmp_path: Path) -> 
     assert fingerprint(zipped(messy, tmp_path / "again")) == before
     flip(next((messy / TREES["mask"]).rglob("*.jpg")), 50)
     assert fingerprint(zipped(messy, tmp_path / "after")) != before
+
+
+def digests(folder: Path) -> list[str]:
+    """Of each shard."""
+    config = ConvertConfig(division=DivisionConfig(samples_per_shard=10))
+    return [unit.made_from for unit in plan_conversion([folder], config).units]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_file_that_changes_is_in_the_digests_of_its_samples_shards_alone(
+    messy: Path, tmp_path: Path, pack: bool
+) -> None:
+    def state(name: str) -> list[str]:
+        return digests(zipped(messy, tmp_path / name) if pack else messy)
+
+    def changed(before: list[str], after: list[str]) -> int:
+        return sum(one != other for one, other in zip(before, after, strict=True))
+
+    before = state("before")
+    flip(next((messy / TREES["depth"]).rglob("*.jpg")), 50)
+    mask = state("mask")
+    assert changed(before, mask) == 1
+    flip(messy / TREES["bg"] / "Shelves_3.jpg", 50)
+    assert 1 < changed(mask, state("bg")) < len(mask)
+    next((messy / TREES["mask"]).rglob("*.jpg")).unlink()
+    assert state("fewer")[-1] != mask[-1]
+
+
+def test_another_size_of_most_images_is_in_all_digests(messy: Path) -> None:
+    """It decides which images of any shard are left out."""
+    before, samples = digests(messy), find(messy).samples
+    for _, (fg_bg, *_) in samples[10:]:
+        Image.new("RGB", (47, 47)).save(fg_bg.path)
+    assert samples[:10].digest() == find(messy).samples[:10].digest()
+    assert not set(before) & set(digests(messy))
+
+
+def test_a_file_that_is_not_there_has_a_state_too(messy: Path) -> None:
+    before = find(messy).samples.digest()
+    path = next((messy / TREES["mask"]).rglob("*.jpg"))
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert find(messy).samples.digest() != before
 
 
 def test_units_share_the_samples_among_them(folders: Path) -> None:

@@ -1,15 +1,16 @@
 """A data set built in parts, in one folder or in several, on a disk or at a URL, is the one that is built at once."""
 
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
-from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert
+from small_data import ONE_WORKER, SAMPLES, TREES, Drawn, built, compose_config, contents, convert, division, flip
 from test_interruption import command
 
-from shards.build.build import BuildConfig, build_dataset, merge
+from shards.build.build import BuildConfig, _do, build_dataset, merge
 from shards.errors import InputError
 from shards.format import storage
 from shards.format.dataset import open_dataset
@@ -18,7 +19,7 @@ from shards.format.manifest import Encoding, Manifest, Statistics
 from shards.format.splits import DivisionConfig
 from shards.format.storage import Folder, LocalFolder, RemoteFolder, folder_at
 from shards.ingest.compose import plan_composition
-from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.convert import ConvertConfig, ConvertUnit, plan_conversion
 from shards.ingest.job import Job, Plan
 from shards.inspect.page import write_page
 from shards.inspect.show import contact_sheet
@@ -95,6 +96,62 @@ def test_parts_of_different_data_sets_are_not_joined(work: Job, drawn: Drawn, tm
         merge([], LocalFolder(tmp_path / "nowhere"))
 
 
+@pytest.fixture
+def changed(messy: Path) -> tuple[Job, Job]:
+    """The conversion before and after a file changed that belongs to a shard of the first of two parts."""
+
+    def plan() -> Job:
+        return plan_conversion([messy], ConvertConfig(division=division()))
+
+    before = plan()
+    first = before.units[0]
+    assert isinstance(first, ConvertUnit)
+    _, (_, mask, *_) = next(iter(first.entries))
+    flip(Path(mask.path), 50)
+    return before, plan()
+
+
+def test_a_part_made_before_a_file_changed_makes_that_shard_again(changed: tuple[Job, Job], tmp_path: Path) -> None:
+    before, after = changed
+    out, first = LocalFolder(tmp_path / "out"), tmp_path / "out" / "shard-000000.tar"
+    for number in (1, 2):
+        part(before, out, f"{number}/2")
+    times = {path: path.stat().st_mtime_ns for path in out.path.glob("*.tar")}
+    part(after, out, "2/2")
+    with pytest.raises(InputError, match=r"1 of 6 shards are not there yet, such as shard-000000\.tar"):
+        merge([], out)
+    part(after, out, "1/2")
+    assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == [first]
+    merge([], out)
+    assert contents(out.path) == contents(built(after, tmp_path / "whole").root)
+
+
+def test_parts_before_and_after_a_change_are_not_joined(changed: tuple[Job, Job], tmp_path: Path) -> None:
+    before, after = changed
+    one, two, out = (LocalFolder(tmp_path / name) for name in ("one", "two", "out"))
+    part(before, one, "1/2")
+    part(after, two, "2/2")
+    with pytest.raises(InputError, match=r"two: holds a part of another .* files that have changed between the parts"):
+        merge([one, two], out)
+    part(after, one, "1/2")
+    shutil.rmtree(out.path)
+    merge([one, two], out)
+    assert contents(out.path) == contents(built(after, tmp_path / "whole").root)
+
+
+def test_who_began_before_a_file_changed_stops(work: Job, tmp_path: Path) -> None:
+    out = LocalFolder(tmp_path / "out")
+    part(work, out, "1/9")
+    with pytest.raises(InputError, match="the same command has begun anew in it"):
+        _do(lambda unit, folder: b"", out, b"of older files", work.units[1])
+    assert len(out.names(".work")) == 3
+
+
+def test_parts_are_not_made_again_one_by_one() -> None:
+    with pytest.raises(InputError, match=r"again with part 1/2: .* without --part"):
+        BuildConfig(part="1/2", again=True)
+
+
 @pytest.mark.parametrize("which", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
 def test_a_part_is_one_of_so_many(which: str) -> None:
     with pytest.raises(InputError, match="two numbers are needed"):
@@ -145,6 +202,17 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path
         part(work, out, f"{number}/2")
     merge(parts, LocalFolder(tmp_path / "out"))
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
+
+
+def test_at_a_url_too_it_is_made_again_when_asked(messy: Path, bucket: str, tmp_path: Path) -> None:
+    config, out = ConvertConfig(division=division(samples_per_shard=75)), folder_at(f"{bucket}/again")
+    build_dataset(plan_conversion([messy], config), out, ONE_WORKER)
+    for path in sorted((messy / TREES["mask"]).rglob("*.jpg"))[:80]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"shard-000000\.tar and 1 more of 2 shards"):
+        build_dataset(plan_conversion([messy], config), out, ONE_WORKER)
+    build_dataset(plan_conversion([messy], config), out, replace(ONE_WORKER, again=True))
+    assert fetched(str(out)) == contents(built(plan_conversion([messy], config), tmp_path / "whole").root)
 
 
 def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from small_data import ONE_WORKER, Drawn, built, built_here, compose_config, contents, division, images
+from small_data import (
+    ONE_WORKER,
+    TREES,
+    Drawn,
+    built,
+    built_here,
+    compose_config,
+    contents,
+    convert,
+    division,
+    flip,
+    images,
+)
 from test_depth import rewritten
 from test_interruption import killed_when
 
@@ -219,11 +231,31 @@ def test_depth_comes_to_a_data_set_that_has_none(few: Path, relative: Path, made
     assert verify(LocalFolder(tmp_path / "out"), ONE_WORKER) == []
 
 
+def test_where_its_source_was_made_again_the_shards_that_differ_are_known(
+    messy: Path, relative: Path, tmp_path: Path
+) -> None:
+    source, wanted = tmp_path / "source", config(relative)
+    before = plan_depth(convert([messy], source), wanted)
+    built_here(before, tmp_path / "out")
+    assert [unit.made_from for unit in plan_depth(Dataset.open(source), wanted).units] == [
+        unit.made_from for unit in before.units
+    ]
+    flip(min((messy / TREES["fg_bg"]).rglob("*.jpg")), 50)
+    convert([messy], source, again=True)
+    after = plan_depth(Dataset.open(source), wanted)
+    changed = [new.name for old, new in zip(before.units, after.units, strict=True) if old.made_from != new.made_from]
+    assert len(changed) == 1
+    with pytest.raises(InputError, match=rf"{changed[0]} of 6 shards would no longer be the same\. Add --again"):
+        built(after, tmp_path / "out")
+    with pytest.raises(InputError, match="holds another data set already"):
+        built(plan_depth(Dataset.open(source), config(relative, format="png")), tmp_path / "out")
+
+
 def test_killed_and_continued_the_bytes_are_the_same(few: Path, relative: Path, made: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "out", ("--teacher", relative, "--format", "png16", "--device", "cpu")
     killed_when(".work/shard-*.npz", "depth", few, out, *options, out=out)
     assert not (out / "manifest.json").exists()
-    done = [out / path.stem for path in (out / ".work").glob("shard-*.npz")]
+    done = [out / path.name.rsplit(".", 2)[0] for path in (out / ".work").glob("shard-*.npz")]
     before = {path: path.stat().st_mtime_ns for path in done}
     assert before
     built(plan_depth(Dataset.open(few), config(relative, format="png16")), out)

@@ -47,6 +47,7 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
         some = twice[0].decode()
         raise InputError(f"{len(twice)} keys occur more than once, such as {some!r}. A key names one sample.")
     goal = plan.manifest
+    made_from = {shard.name: shard.made_from for shard in goal.shards}
     shared_tar, shared = _write_shared(out, stored, kept, goal)
     samples = np.empty(len(keys), np.dtype([(name, "<u4" if name in shared else LOCATION) for name in goal.components]))
     for name in goal.components:
@@ -63,7 +64,7 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
         splits={name: len(index[name]) for name in SPLITS},
         statistics=_statistics(kept, goal),
         left_out=dict(sorted(counts.items())),
-        shards=[record.shard for record in kept],
+        shards=[replace(record.shard, made_from=made_from[record.shard.name]) for record in kept],
         shared=shared_tar,
         index=_write_arrays(out / "index", index),
         counted=goal.counted if plan.splits is not None else _counted(kept, goal),

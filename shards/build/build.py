@@ -3,13 +3,18 @@
 A shard is the unit of work. Each one that is finished leaves its record in OUT/.work, beside the plan of the whole.
 When all are there, whoever built them, index, shared tar and manifest are assembled from the records, in order, and
 .work goes. Nothing of it depends on time, machine or number of workers.
+
+A record is named after its shard and the digest of what that is made of. So where files were mended meanwhile, the same
+command keeps the shards that they are no part of. It is the record of the tar that lies there: before a shard is made
+again its other records go.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from socket import gethostname
+from typing import TypeVar
 
 from rich.progress import track
 
@@ -17,12 +22,16 @@ from shards.build.assemble import assemble
 from shards.build.run import RunConfig, W, run_units
 from shards.build.shard import Record, index_shard, write_shard
 from shards.errors import InputError
-from shards.format.manifest import Manifest
+from shards.format.dataset import ShardContents
+from shards.format.manifest import Manifest, Shard
 from shards.format.schema import WORK
 from shards.format.storage import Folder
 from shards.ingest.job import Job, Plan, Unit
 
 FINGERPRINT, PLAN = f"{WORK}/fingerprint", f"{WORK}/plan.json"
+
+M = TypeVar("M", bound=Unit | ShardContents | Shard)
+"""What has a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +40,18 @@ class BuildConfig(RunConfig):
 
     part: str | None = None
     """I/N builds only the I-th of N parts, counted from 1, as a job of an array does; `merge` then joins them"""
+    again: bool = False
+    """make a finished data set again, in place, if the files that it was made of have changed since"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.part is not None:
             _numbers(self.part)
+        if self.part is not None and self.again:
+            raise InputError(
+                f"again with part {self.part}: each part would take away what the others have made. Make all of it "
+                "again without --part, or build the parts in a new folder."
+            )
 
 
 def _numbers(part: str) -> tuple[int, int]:
@@ -48,14 +64,20 @@ def _numbers(part: str) -> tuple[int, int]:
 def build_dataset(job: Job, out: Folder, config: BuildConfig) -> Manifest | None:
     """Build the data set in `out`, or go on with it. Return its manifest; None if only a part of it was asked for.
 
-    Raises InputError if `out` holds something else, or if no sample is left; OSError if the disk is full.
+    Raises InputError if `out` holds something else, or the same made of files that have changed since, unless
+    `config.again`; and if no sample is left. Raises OSError if the disk is full.
     """
     plan = job.plan
     if out.exists("manifest.json"):
-        return _finished(out, plan)
-    claim(out, plan.manifest.made_from)
-    if not out.exists(PLAN):
-        out.write(PLAN, plan.to_json().encode())
+        before = Manifest.read(out)
+        if before.made_from == plan.manifest.made_from or not _same_command(before, plan.manifest):
+            return _finished(out, plan, job.in_place)
+        if not config.again:
+            raise InputError(
+                f"{out}: {_change(before, plan.manifest)} Add --again to make the data set again in place."
+            )
+        _reopen(out, replace(plan, manifest=before))
+    _begin(out, plan)
     number, of = _numbers(config.part or "1/1")
     components = {name: one.extension for name, one in plan.manifest.components.items()}
     do = partial(_build_shard, components, job.in_place)
@@ -69,12 +91,53 @@ def _build_shard(components: dict[str, str], in_place: bool, unit: Unit, folder:
     return make(folder / unit.name, components, unit.samples()).to_bytes()
 
 
-def _finished(out: Folder, plan: Plan) -> Manifest:
+def _finished(out: Folder, plan: Plan, in_place: bool = False) -> Manifest:
     manifest = Manifest.read(out)
     if manifest.made_from != plan.manifest.made_from:
-        raise InputError(f"{out}: holds another data set already. Choose another folder, or delete that one.")
+        advice = "Delete its manifest.json" if in_place else "Choose another folder, or delete that one"
+        raise InputError(f"{out}: holds another data set already. {advice}.")
     out.remove(WORK)
     return manifest
+
+
+def _same_command(one: Manifest, other: Manifest) -> bool:
+    return one.command == other.command != ""
+
+
+def _change(before: Manifest, goal: Manifest) -> str:
+    """Say which shards are made of something else than before."""
+    old, new = ({shard.name: shard.made_from for shard in one.shards} for one in (before, goal))
+    if not (changed := sorted(name for name in old | new if old.get(name) != new.get(name))):
+        return "its shards would be the same, but not what is said of them, such as splits or the range of depth."
+    more = f" and {len(changed) - 1} more" if changed[1:] else ""
+    return f"files have changed since; {changed[0]}{more} of {len(old | new)} shards would no longer be the same."
+
+
+def _reopen(out: Folder, plan: Plan) -> None:
+    """Make the finished data set one that is begun, of which no shard is done. Its manifest goes last."""
+    out.write(PLAN, plan.to_json().encode())
+    out.write(FINGERPRINT, plan.manifest.made_from.encode())
+    out.remove("manifest.json")
+
+
+def _begin(out: Folder, plan: Plan) -> None:
+    """Mark `out` as belonging to this plan, of which it may hold a part. Raises InputError if it belongs to other work.
+
+    If the same command began it when its files were others, what the plan no longer has is removed.
+    """
+    goal = plan.manifest
+    if out.exists(FINGERPRINT) and out.exists(PLAN) and out.read(FINGERPRINT).decode() != goal.made_from:
+        before = _plan(out).manifest
+        if _same_command(before, goal):
+            gone = {tar.name for tar in before.tars} - {shard.name for shard in goal.shards}
+            _forget(out, gone)
+            for name in gone:
+                out.remove(name)
+                out.remove(_idx(name))
+            out.remove("index")
+            out.write(FINGERPRINT, goal.made_from.encode())
+    claim(out, goal.made_from)
+    out.write(PLAN, plan.to_json().encode())
 
 
 def claim(out: Folder, fingerprint: str) -> None:
@@ -96,30 +159,47 @@ def resume(
     `do` fills the local folder that it is given, whole files only, and returns the unit's record, which is kept.
     """
     # Only of these units: others may be under way elsewhere.
-    out.sweep({stem for unit in units for stem in (unit.name, Path(unit.name).stem)})
-    done = _recorded(out)
-    missing = [unit for unit in units if unit.name not in done]
+    out.sweep({stem for unit in units for stem in (Path(_record(unit)).stem, Path(unit.name).stem)})
+    missing = _missing(out, units)
+    _forget(out, {unit.name for unit in missing})
     run_units(partial(_do, do, out, out.read(FINGERPRINT)), missing, config, sum(unit.size for unit in units), gpu)
 
 
-def _record(name: str) -> str:
-    return f"{WORK}/{name}.npz"
+def _idx(tar: str) -> str:
+    return f"{Path(tar).stem}.idx"
 
 
-def _recorded(out: Folder) -> set[str]:
-    """Name the shards that are finished. A record is written after all else."""
-    return {name.removesuffix(".npz") for name in out.names(WORK) if name.endswith(".npz")}
+def _record(one: Unit | ShardContents | Shard) -> str:
+    return f"{WORK}/{one.name}.{one.made_from[:16]}.npz"
+
+
+def _missing(out: Folder, wanted: Iterable[M]) -> list[M]:
+    """List those of the `wanted` that are not finished. A record is written after all else."""
+    found = out.names(WORK)
+    return [one for one in wanted if Path(_record(one)).name not in found]
+
+
+def _forget(out: Folder, shards: Container[str]) -> None:
+    """Remove all records of these shards, whatever they were made of."""
+    for name in out.names(WORK):
+        if name.endswith(".npz") and name.rsplit(".", 2)[0] in shards:
+            out.remove(f"{WORK}/{name}")
 
 
 def _do(do: Callable[[W, Path], bytes], out: Folder, fingerprint: bytes, unit: W) -> None:
-    if not out.exists(FINGERPRINT) or out.read(FINGERPRINT) != fingerprint:
+    if not out.exists(FINGERPRINT):
         raise InputError(
             f"{out}: {gethostname()} does not see in it what the machine that began has put there. It must be a folder "
             "that all machines mount under this path, or a URL."
         )
+    if out.read(FINGERPRINT) != fingerprint:
+        raise InputError(
+            f"{out}: the same command has begun anew in it, for files have changed since this one began. Run it again. "
+            f"If none have, their sizes or times are not the same there as on {gethostname()}: mount the same files."
+        )
     with out.filling() as folder:
         record = do(unit, folder)
-    out.write(_record(unit.name), record)
+    out.write(_record(unit), record)
 
 
 def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
@@ -133,16 +213,21 @@ def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
     if out.exists("manifest.json"):
         return _finished(out, plan)
     claim(out, plan.manifest.made_from)
+    shards = plan.manifest.shards
     for part in parts:
         if _plan(part).manifest.made_from != plan.manifest.made_from:
-            raise InputError(f"{part}: holds a part of another data set (other sources or other options).")
-        for name in track(sorted(_recorded(part) - _recorded(out)), f"{part}"):
-            for file in (name, f"{Path(name).stem}.idx", _record(name)):
+            raise InputError(
+                f"{part}: holds a part of another data set (other sources or other options, or files that have changed "
+                "between the parts: run its command again then)."
+            )
+        lacking = _missing(out, shards)
+        absent = _missing(part, lacking)
+        for shard in track([one for one in lacking if one not in absent], f"{part}"):
+            for file in (shard.name, _idx(shard.name), _record(shard)):
                 out.write(file, part.read(file))
-    names = [shard.name for shard in plan.manifest.shards]
-    if missing := sorted(set(names) - _recorded(out)):
+    if missing := _missing(out, shards):
         raise InputError(
-            f"{out}: {len(missing)} of {len(names)} shards are not there yet, such as {missing[0]}. Run the "
+            f"{out}: {len(missing)} of {len(shards)} shards are not there yet, such as {missing[0].name}. Run the "
             "parts that are missing, or the same command without --part."
         )
     return _assembled(out, plan)
@@ -158,7 +243,7 @@ def _plan(part: Folder) -> Plan:
 
 def _assembled(out: Folder, plan: Plan) -> Manifest:
     out.sweep(None)
-    records = [(_record(shard.name), 0, None) for shard in plan.manifest.shards]
+    records = [(_record(shard), 0, None) for shard in plan.manifest.shards]
     with out.filling() as folder:
         assemble([Record.from_bytes(data) for data in out.ranges(records)], plan, folder, out)
     out.remove(WORK)

@@ -137,6 +137,11 @@ class ShardContents:
         return len(self.encoded_keys)
 
     @property
+    def made_from(self) -> str:
+        """Digest of the shard, for what is made of it."""
+        return self.shard.sha256
+
+    @property
     def keys(self) -> list[str]:
         return [key.decode() for key in self.encoded_keys.tolist()]
 

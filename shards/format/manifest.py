@@ -69,13 +69,17 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file: its name, how many samples are in it, its size in bytes, and the digests of it and its .idx."""
+    """One tar file: its name, how many samples are in it, its size in bytes, and the digests of it and its .idx.
+
+    made_from: digest of the options and of its own sources; "" where it is not known.
+    """
 
     name: str
     samples: int = 0
     bytes: int = 0
     sha256: str = ""
     index_sha256: str = ""
+    made_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,8 @@ class Manifest:
 
     components: depth may be missing, where it is still to be predicted; then `depth` and its statistics say nothing.
     sources: names of what the numbers in the keys stand for, by component; for depth the teacher that it is from.
+    made_from: digest of the options and of what is in the sources. command: digest of the options and of the sources'
+    names, the same whatever is in them; "" where it is not known.
     storage: None where the images are the very files that were given (or the data set is older than this field).
     verified: "full" where every image was decoded, "header" where headers and ends were read.
     counted: samples that `statistics` are of, or the fewest where components differ; None where they are of all.
@@ -117,6 +123,7 @@ class Manifest:
     storage: Encoding | None = None
     verified: str = "full"
     counted: int | None = None
+    command: str = ""
 
     def image_format(self, name: str) -> ImageFormat:
         """Tell how the images of a component are encoded."""

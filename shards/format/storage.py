@@ -76,6 +76,11 @@ class LocalFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    @property
+    def resolved(self) -> str:
+        """The one name of this folder, whichever way it is spelled."""
+        return str(self.path.resolve())
+
     def exists(self, name: str) -> bool:
         return (self.path / name).exists()
 
@@ -111,9 +116,12 @@ class LocalFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         yield self.path
 
-    def remove(self, inside: str) -> None:
-        """Remove the folder `inside` with all that is in it, if it is there."""
-        shutil.rmtree(self.path / inside, ignore_errors=True)
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+        if (path := self.path / name).is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def sweep(self, stems: Container[str] | None) -> None:
         """Remove what killed runs left half written: of files with these stems, or of all."""
@@ -141,6 +149,10 @@ class RemoteFolder:
     url: str
 
     def __str__(self) -> str:
+        return self.url
+
+    @property
+    def resolved(self) -> str:
         return self.url
 
     def exists(self, name: str) -> bool:
@@ -185,8 +197,8 @@ class RemoteFolder:
                 with self._asked(local.relative_to(temporary).as_posix()) as (files, path):
                     files.put_file(str(local), path)
 
-    def remove(self, inside: str) -> None:
-        with self._asked(inside) as (files, path):
+    def remove(self, name: str) -> None:
+        with self._asked(name) as (files, path):
             if files.exists(path):
                 files.rm(path, recursive=True)
 

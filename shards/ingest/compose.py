@@ -91,13 +91,17 @@ def plan_composition(config: ComposeConfig) -> Job:
     figures = usable("fg", config.fg, left_out, load_figure)
     backgrounds = usable("bg", config.bg, left_out, partial(load_background, depth=config.depth, size=config.size))
     order = _order(len(backgrounds), len(figures), config)
-    unit = partial(ComposeUnit, figures=tuple(figures), backgrounds=tuple(backgrounds), config=config)
+    depths = [config.depth / f"{path.stem}.png" for path in backgrounds] if config.depth else []
+    digests = (hashlib.sha256(path.read_bytes()).digest() for path in (*figures, *backgrounds, *depths))
+    options, folders = options_of(config, "fg", "bg", "depth"), (config.fg, config.bg, config.depth)
+    made_from = fingerprint(options, digests)  # of each shard too: all figures and backgrounds come in it
+    unit = partial(
+        ComposeUnit, made_from=made_from, figures=tuple(figures), backgrounds=tuple(backgrounds), config=config
+    )
     units = [
         unit(name=name, size=len(part), numbers=part, counted=counted)
         for name, part, counted in divided(order, config.division, COUNTED)
     ]
-    depths = [config.depth / f"{path.stem}.png" for path in backgrounds] if config.depth else []
-    digests = (hashlib.sha256(path.read_bytes()).digest() for path in (*figures, *backgrounds, *depths))
     return planned(
         units,
         config.formats,
@@ -105,7 +109,8 @@ def plan_composition(config: ComposeConfig) -> Job:
         left_out,
         depth=METRES,
         sources={"fg": [path.name for path in figures], "bg": [path.name for path in backgrounds]},
-        made_from=fingerprint(options_of(config, "fg", "bg", "depth"), digests),
+        made_from=made_from,
+        command=fingerprint(options | {"compose": [folder and folder.resolve() for folder in folders]}, []),
         storage=Encoding(
             resized_from=None,
             resized_by="cut-outs and backgrounds by lanczos, depth by bilinear, both antialiased",

@@ -1,7 +1,7 @@
 """`python -m shards convert`: image folders and zips to verified samples, components joined by name."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -100,20 +100,30 @@ def _pattern(option: str, given: str) -> re.Pattern[str]:
     return pattern
 
 
-def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
+def plan_conversion(sources: Sequence[Path], config: ConvertConfig) -> Job:
     """Find the samples in the sources and plan the work; opens some hundred images.
 
     Raises NoSampleError if no sample is complete.
     """
-    found = find_samples(list(sources), config.layout)
+    found = find_samples(sources, config.layout)
     samples = found.samples
     given = common_formats(["jpg"] * 4, list(_some_images(samples, "fg_bg")), _some_images(samples, "depth"))
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)
-    full = config.verify == "full"
+    full, options = config.verify == "full", options_of(config, *_OF_LAYOUT)
     units = [
-        ConvertUnit(name=name, size=len(part), entries=part, given=given, stored=stored, counted=counted, full=full)
+        ConvertUnit(
+            name=name,
+            size=len(part),
+            # What most images are, and which are counted, is decided by all samples, and decides what becomes of these.
+            made_from=fingerprint(options | {"given": given, "counted": counted}, [part.digest()]),
+            entries=part,
+            given=given,
+            stored=stored,
+            counted=counted,
+            full=full,
+        )
         for name, part, counted in divided(samples, config.division, COUNTED if full else DECODED)
     ]
     scaled = Encoding(resized_from=given["fg_bg"].size, resized_by="bilinear, antialiased", jpeg_chroma="4:4:4")
@@ -123,7 +133,8 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
         config.division,
         found.left_out,
         depth=config.depth_range,
-        made_from=fingerprint(options_of(config, *_OF_LAYOUT), [samples.digest()]),
+        made_from=fingerprint(options, (unit.made_from.encode() for unit in units)),
+        command=fingerprint(options_of(config) | {"convert": [source.resolve() for source in sources]}, []),
         storage=scaled if config.size else None,
         verified=config.verify,
     )._replace(notes=found.notes)

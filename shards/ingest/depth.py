@@ -31,23 +31,35 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
     config, manifest, teacher = resolved(config), dataset.manifest, Path(config.teacher)
     extension, bits = STORED[config.format]
     has = manifest.components | {"depth": StoredComponent(extension=extension, channels=1, bits=bits)}
-    options = options_of(config, "teacher", "device", "batch_size")
+    options, model = options_of(config, "teacher", "device", "batch_size"), model_digest(config)
+    named = teacher.resolve() if teacher.is_dir() else config.teacher
+    shards = list(map(dataset.contents, range(len(manifest.shards))))
+    units = [
+        DepthUnit(
+            name=one.name,
+            size=one.size,
+            # Of the same tar another index may lead to other samples.
+            made_from=fingerprint(options, [one.shard.sha256.encode(), one.shard.index_sha256.encode(), model]),
+            contents=one,
+            config=config,
+        )
+        for one in shards
+    ]
     goal = replace(
         manifest,
         components={name: has[name] for name in BY_NAME},
         depth=config.depth_range,
         statistics={name: found for name, found in manifest.statistics.items() if name != "depth"},
-        shards=[Shard(shard.name) for shard in manifest.shards],
-        sources=manifest.sources | {"depth": [teacher.resolve().name if teacher.is_dir() else config.teacher]},
-        made_from=fingerprint(options, [(dataset.root / "manifest.json").read_bytes(), model_digest(config)]),
+        shards=[Shard(unit.name, made_from=unit.made_from) for unit in units],
+        sources=manifest.sources | {"depth": [named.name if isinstance(named, Path) else named]},
+        made_from=fingerprint(options, [(dataset.root / "manifest.json").read_bytes(), model]),
+        command=fingerprint(options | {"depth": [dataset.folder.resolved, named]}, []),
     )
     splits = {name: dataset.split(name).tolist() for name in SPLITS if manifest.splits.get(name)}
     report = dataset.root / "left-out.tsv"
     rows = csv.reader(io.StringIO(report.read_bytes().decode() if report.exists() else "", newline=""), delimiter="\t")
     left_out = [LeftOut(*row) for row in itertools.islice(rows, 1, None)]
     plan = Plan(manifest=goal, left_out=left_out, split=DivisionConfig(), splits=splits)
-    shards = map(dataset.contents, range(len(manifest.shards)))
-    units = [DepthUnit(name=one.shard.name, size=one.size, contents=one, config=config) for one in shards]
     return Job(plan, units, exclusive=True, gpu=config.device != "cpu")
 
 

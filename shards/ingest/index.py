@@ -1,7 +1,6 @@
 """`python -m shards index`: tars that somebody else made become a data set where they are, and stay as they are."""
 
 import re
-import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from typing import BinaryIO
 from shards.errors import InputError
 from shards.format.depth import ExistingDepthConfig
 from shards.format.images import IMAGE_SUFFIXES, BadImage, LeftOut, decode_image, histogram
-from shards.format.manifest import Manifest
-from shards.format.schema import BY_NAME, SHARED_TAR, WORK, Sample
+from shards.format.schema import BY_NAME, SHARED_TAR, Sample
 from shards.format.splits import DivisionConfig, SplitConfig
 from shards.format.tar import BLOCK, TarMember
 from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, fingerprint, options_of, planned
@@ -24,14 +22,12 @@ _PACKED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PADDING = 1 << 20
 """Bytes read at a time where nothing but zeros is expected."""
-_MARK = "index "
-"""Begins the fingerprint of an index."""
 
 
 def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) -> Job:
     """Plan the indexing of all tars in `folder`.
 
-    Raises InputError if none of them holds a complete sample, or if they have changed since they were indexed.
+    Raises InputError if none of them holds a complete sample.
     """
     found = sorted(path for path in folder.glob("*.tar") if path.name != SHARED_TAR)
     tars = [path for path in found if not path.name.startswith(".")]
@@ -39,27 +35,23 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
     if not tars:
         raise InputError(f"{folder}: no .tar in it." + (f" Unpack {packed[0]} to a plain tar first." if packed else ""))
     formats = _look(tars)
-    state = [f"{tar.name} {tar.stat().st_size} {tar.stat().st_mtime_ns}".encode() for tar in tars]
-    made_from = _MARK + fingerprint(options_of(existing) | options_of(split), state)
-    _forget_others(folder, made_from)
     unpack = "images are read in place: unpack it to a plain tar"
     left_out = [LeftOut("compressed", "", "", name, unpack) for name in packed]
     left_out += [LeftOut("litter", "", "", path.name, "a hidden file") for path in found if path not in tars]
-    units = [IndexUnit(name=tar.name, size=1, tar=tar, formats=formats) for tar in tars]
-    division, depth = DivisionConfig(**vars(split)), existing.depth_range
-    return planned(units, formats, division, left_out, depth=depth, made_from=made_from)._replace(in_place=True)
-
-
-def _forget_others(folder: Path, fingerprint: str) -> None:
-    """Remove the beginning of another index: tars that were mended are indexed anew. A finished one is the user's."""
-    begun, finished = folder / WORK / "fingerprint", folder / "manifest.json"
-    if begun.exists() and begun.read_text().startswith(_MARK) and begun.read_text() != fingerprint:
-        shutil.rmtree(folder / WORK)
-    made_from = Manifest.read(folder).made_from if finished.exists() else ""
-    if made_from.startswith(_MARK) and made_from != fingerprint:
-        raise InputError(
-            f"{folder}: its tars, or the options, are not those of its index. Delete {finished} to index it again."
-        )
+    states = [f"{tar.name} {tar.stat().st_size} {tar.stat().st_mtime_ns}".encode() for tar in tars]
+    units = [
+        IndexUnit(name=tar.name, size=1, made_from=fingerprint({"formats": formats}, [state]), tar=tar, formats=formats)
+        for tar, state in zip(tars, states, strict=True)
+    ]
+    return planned(
+        units,
+        formats,
+        DivisionConfig(**vars(split)),
+        left_out,
+        depth=existing.depth_range,
+        made_from=fingerprint(options_of(existing) | options_of(split), (unit.made_from.encode() for unit in units)),
+        command=fingerprint({}, [b"index"]),  # other options are no other data set, for the tars have no other folder
+    )._replace(in_place=True)
 
 
 def _look(tars: list[Path]) -> Formats:

@@ -24,11 +24,13 @@ LOOKED_AT = 100
 class Unit(ABC):
     """The work of one shard: small enough to be sent to another process or machine.
 
-    name: the shard's file name. size: how many samples it tries, for the progress bar.
+    name: the shard's file name. size: how many samples it tries, for the progress bar. made_from: digest of all that
+    decides what is in the shard, so that one whose digest is the same need not be made again.
     """
 
     name: str
     size: int
+    made_from: str
 
     @abstractmethod
     def samples(self) -> Iterator[Sample | LeftOut]:
@@ -39,7 +41,8 @@ class Unit(ABC):
 class Plan:
     """A data set to be built, but for what its shards hold.
 
-    manifest: counts and digests are still open; `made_from` is equal for two plans exactly when they build the same.
+    manifest: counts and digests are still open; `made_from`, its own and its shards', is equal for two plans exactly
+    when they build the same, and `command` is when the same command made them.
     left_out: what was left out before any image was opened.
     split: how samples are divided, unless `splits` holds the rows of each split already.
     """
@@ -103,14 +106,14 @@ def planned(
             for name, form in formats.items()
         },
         split_by=split.split_by,
-        shards=[Shard(unit.name) for unit in units],
+        shards=[Shard(unit.name, made_from=unit.made_from) for unit in units],
         **about,
     )
     return Job(Plan(manifest=manifest, left_out=left_out, split=split), units)
 
 
 def fingerprint(options: dict[str, Any], sources: Iterable[bytes]) -> str:
-    """Digest what a data set is made of: the options that differ from their defaults, and the sources' own digests.
+    """Digest what something is made of: the options that differ from their defaults, and the sources' own digests.
 
     Defaults are left out, so that an option that is new does not refuse a data set of yesterday.
     """

@@ -219,4 +219,4 @@ class Samples:
         """Digest the keys, and the state of every image: CRC and size in a zip, else time of modification and size."""
         table = self.files.table[self.found][["state", "packed", "crc"]]
         table["state"][table["crc"] > 0] = 0  # in a zip it is where the image lies, which is no part of its state
-        return hashlib.sha256(self.keys.tobytes() + table.tobytes()).digest()
+        return hashlib.sha256(b"\0".join(self.keys.tolist()) + table.tobytes()).digest()

@@ -44,7 +44,9 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
         shelves.mkdir(exist_ok=True)
         places = dataset.locate_shared("bg", np.array(list(backgrounds.values())))
         for name, data in zip(backgrounds, dataset.read(places), strict=True):
-            _write(shelves / f"Shelves_{name}.{extension}", data)
+            path = shelves / f"Shelves_{name}.{extension}"
+            if not path.exists() or path.read_bytes() != data:  # to `convert` a file of another time is another file
+                _write(path, data)
     own = [name for name in manifest.components if not (name == "bg" and backgrounds)]
     shards = map(dataset.contents, range(len(manifest.shards)))
     units = [_Unit(**vars(one), files=list(islice(files, one.size))) for one in shards]
