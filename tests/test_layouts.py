@@ -110,6 +110,12 @@ SELF = {
     "a folder a sample": Layout("{n}/fg_bg.jpg", "{n}/mask.png", "{n}/depth.png", "{n}/bg.jpg"),
     "a folder a scene": Layout("s{b}/fg_bg/{f}{r}.jpg", "s{b}/mask/{f}{r}.jpg", "s{b}/depth/{f}{r}.jpg", "s{b}/bg.jpg"),
     "a folder for inputs": Layout("in/overlay/{n}.jpg", "out/mask/{n}.jpg", "out/depth/{n}.jpg", "in/bg/{n}.jpg"),
+    "all of a background in its folder": Layout(
+        *("bg_{b}/" + one + "_{f}{r}.jpg" for one in ("overlay", "mask", "depth"))
+    ),
+    "two in one folder": Layout("images/{n:06}.jpg", "labels/{n:06}_mask.png", "labels/{n:06}_depth.png"),
+    "numbers with and without zeros": Layout("images/img{n}.jpg", "masks/mask{n:04}.png", "depth/depth_{n:04}.png"),
+    "parts": alike("p{r}/fg_bg", "p{r}/mask", "p{r}/depth", "p{r}/bg", "{b}{f}.jpg", "{b}{f}.jpg"),
     "portraits and mattes": Layout("portraits/{n}.jpg", "mattes/{n}.png"),
     "train and val": Layout("{r}/images/{f}{b}.jpg", "{r}/masks/{f}{b}.png"),
     "rooms and depth": Layout("room_{b}/rgb/{f}{r}.jpg", "", "room_{b}/depth/{f}{r}.png"),

@@ -3,13 +3,14 @@
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from random import Random
 from typing import Any, NamedTuple, NoReturn
 
 from shards.errors import InputError
-from shards.ingest.joining import Affix, Joined, Rule, affixes
+from shards.ingest.joining import Affix, Joined, affixes
 from shards.ingest.layout import Share, stem
 from shards.ingest.listing import Files
 from shards.ingest.words import meaning
@@ -181,7 +182,7 @@ def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[in
     stems = [stem(joined.files.entry(number).name) for number in files_of(bg)[:_LOOKED_AT]]
     found = affixes({"key": some, "bg": stems}) if some else {}
     for affix in (Affix(), found.get("bg", Affix())):
-        rule, named = Rule(joined.rule.parts, {"bg": affix}, joined.rule.patterns), dict[str, int]()
+        rule, named = replace(joined.rule, affixes={"bg": affix}), dict[str, int]()
         for share in bg:
             for key, number in zip(rule.keys(joined.files, share), share.numbers, strict=True):
                 _add(named, key, number)

@@ -13,6 +13,7 @@ from shards.ingest.layout import Share, stem
 from shards.ingest.listing import Files
 
 _NOT_IN_KEYS = re.compile(r"[\s.]")
+_PADDING = re.compile(r"(?<!\d)0+(?=\d)")
 _TOKEN = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
 _ENOUGH = 0.9
 """share of a component's names that have a word in common, for it to be the component's and not the samples'"""
@@ -43,14 +44,16 @@ class Affix(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """How the key of a sample is made of a file's path: the last `parts` of it, without its component's affix.
 
     patterns: regular expressions that were given, by component; their groups are what is made a key of, instead.
+    padded: numbers are as they are written; else without zeros before them.
     """
 
     parts: int = 1
+    padded: bool = True
     affixes: Mapping[str, Affix] = field(default_factory=dict)
     patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
 
@@ -58,17 +61,17 @@ class Rule:
         """Make the keys of a share's files, in their order; "" where the pattern is not found."""
         names, first = files.names(share.group), files.numbers(share.group).start
         stems = [stem(names[number - first]) for number in share.numbers]
-        if pattern := self.patterns.get(share.component):
+        pattern, affix = self.patterns.get(share.component), self.affixes.get(share.component)
+        if pattern:
             found = (pattern.search("/".join([*share.context, one])) for one in stems)
             paths = ["_".join(filter(None, one.groups())).split("/") if one else [""] for one in found]
-            return ["_".join(map(normal, path[-self.parts :])) for path in paths]
-        if affix := self.affixes.get(share.component):
-            stems = list(map(affix.cut, stems))
-        keys = normal("/".join(stems)).split("/")  # all in one, for no name has a / in it
-        if self.parts == 1 and all(keys):
-            return keys
-        above = list(map(normal, share.context))
-        return ["_".join([*above, *filter(None, [key])][-self.parts :]) for key in keys]
+            keys = ["_".join(map(normal, path[-self.parts :])) for path in paths]
+        else:
+            keys = normal("/".join(map(affix.cut, stems) if affix else stems)).split("/")  # no name has a / in it
+            if self.parts > 1 or not all(keys):
+                above = list(map(normal, share.context))
+                keys = ["_".join([*above, *filter(None, [key])][-self.parts :]) for key in keys]
+        return keys if self.padded else [_PADDING.sub("", key) for key in keys]
 
     def __str__(self) -> str:
         last = "the last part" if self.parts == 1 else f"the last {self.parts} parts"
@@ -76,6 +79,7 @@ class Rule:
         for name, (prefix, suffix) in self.affixes.items():
             ends = [f"{end!r} at its {where}" for end, where in ((prefix, "beginning"), (suffix, "end")) if end]
             said += f", of {name} without {' and '.join(ends)}" if ends else ""
+        said += "" if self.padded else ", numbers without zeros before them"
         for name, pattern in self.patterns.items():
             said += f", of {name} what {pattern.pattern!r} finds in it"
         return said
@@ -149,8 +153,11 @@ def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Patter
         return plain
     some = {name: _some(files, [one for one in shares if one.component == name]) for name in names}
     found = affixes({name: stems for name, stems in some.items() if name not in patterns})
-    cut = _shortest(files, shares, names, Rule(affixes=found, patterns=patterns))
-    return cut if 2 * cut.complete >= cut.fewest else plain  # a few names are alike by accident
+    for padded in (True, False):
+        cut = _shortest(files, shares, names, Rule(padded=padded, affixes=found, patterns=patterns))
+        if 2 * cut.complete >= cut.fewest:  # a few names are alike by accident
+            return cut
+    return plain
 
 
 def _shortest(files: Files, shares: Sequence[Share], names: Sequence[str], rule: Rule) -> Joined:

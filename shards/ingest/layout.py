@@ -48,7 +48,7 @@ def find_components(files: Files, globs: Mapping[str, str]) -> list[Share]:
     """
     shares, rest = _by_globs(files, {name: glob for name, glob in globs.items() if glob})
     candidates = list(_by_folders(files, rest))
-    candidates += _by_names(files, rest, {one.component for one in candidates} - {"fg_bg"} | globs.keys(), candidates)
+    candidates += _by_names(files, {one.component for one in candidates} | globs.keys(), candidates)
     if "fg_bg" not in {one.component for one in candidates}:  # then it may be what is called otherwise
         candidates = [one._replace(component=one.component or "fg_bg") for one in candidates]
     meant = {name: _surest(one for one in candidates if one.component == name) for name in BY_NAME if name not in globs}
@@ -158,31 +158,31 @@ def _decider(folders: Iterable[str]) -> Callable[[list[str]], int | None]:
     return deciding
 
 
-def _by_names(
-    files: Files, rest: Mapping[int, Sequence[int]], known: set[str], candidates: list[Candidate]
-) -> list[Candidate]:
-    """Take files apart whose names tell of a component that no folder tells of: `x.jpg`, `x_mask.png`.
+def _by_names(files: Files, known: set[str], candidates: list[Candidate]) -> list[Candidate]:
+    """Take folders apart in which names tell of components that are not `known`: `x.jpg`, `x_mask.png`.
 
     What is taken apart leaves `candidates`.
     """
     found = defaultdict[str, list[Share]](list)
-    for candidate in [one for one in candidates if one.component in ("", "fg_bg")]:
-        telling = {"mask", "depth"} if candidate.component else {"mask", "depth", "bg"}
+    for candidate in list(candidates):
+        component = candidate.component
+        telling = {"mask", "depth"} - {component} if component else {"mask", "depth", "bg"}
         for share in list(candidate.shares):
             names = [stem(name) for name in files.names(share.group)]
             some = [_component(name) for name in names[:: max(1, len(names) // _LOOKED_AT)]]
             told = sum(one in telling - known for one in some)
-            if told < 0.1 * len(some) or (candidate.component and told == len(some)):
+            if told < 0.1 * len(some) or (component and told == len(some)):
                 continue
             candidate.shares.remove(share)
             of, first = defaultdict[str, list[int]](list), files.numbers(share.group).start
             for number in share.numbers:
-                of[_component(names[number - first]) or "fg_bg"].append(number)
+                other = component if component in ("mask", "depth") else "fg_bg"
+                of[_component(names[number - first]) or other].append(number)
             if "bg" in of and "fg_bg" not in of and len(of) > 1:  # so bg is in the names of the samples
                 of["fg_bg"] = of.pop("bg")
             context = tuple(files.groups[share.group].inside.split("/"))
-            for component, numbers in of.items():
-                found[component].append(Share(component, share.group, numbers, context, share.folder))
+            for name, numbers in of.items():
+                found[name].append(Share(name, share.group, numbers, context, share.folder))
     candidates[:] = [one for one in candidates if one.shares]
     return [Candidate(component, "", 4 if component == "fg_bg" else 2, shares) for component, shares in found.items()]
 

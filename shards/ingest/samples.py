@@ -53,7 +53,7 @@ def find_samples(sources: Sequence[Path], layout: Layout) -> Found:
     files = list_images(sources, left_out)
     if layout.table:
         joined = read_table(layout.table, layout.columns, files, left_out)
-        notes = [f"samples: the {len(joined.rows):,} lines of {layout.table}"]
+        notes = [f"samples: {len(joined.rows):,} lines of {layout.table}, by their columns {', '.join(joined.found)}"]
     else:
         joined, notes = _joined(files, layout, left_out)
     samples = _complete(joined, left_out)
