@@ -31,8 +31,8 @@ from shards.format.images import (
     eight_bit,
     encode_image,
     histogram,
+    read_any_header,
     scale_image,
-    size_and_bits,
 )
 from shards.format.manifest import Manifest, Shard, StoredComponent
 from shards.format.schema import COMPONENTS, Sample
@@ -150,7 +150,7 @@ def test_what_is_stored_means_what_was_given_to_half_a_step(way: DepthFormat, ra
     error = np.abs(range_.black + share * (range_.white - range_.black) - depth).max()
     step = (range_.far - range_.near) / (2**bits - 1)
     assert error <= step * (0.51 if extension == "png" else 64)
-    assert size_and_bits(data) == ((8, 8), bits)
+    assert read_any_header(data) == (extension, (8, 8), bits)
 
 
 def test_what_is_beyond_the_range_is_cut_off() -> None:

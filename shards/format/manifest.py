@@ -90,7 +90,7 @@ class Statistics:
 class Manifest:
     """Everything about a data set that is said once. `image_size` is height, width.
 
-    components: depth may be missing, where it is still to be predicted; then `depth` and its statistics say nothing.
+    components: fg_bg is always there, each of the others may be missing; without depth, `depth` says nothing.
     sources: names of what the numbers in the keys stand for, by component; for depth the teacher that it is from.
     storage: None where the images are the very files that were given (or the data set is older than this field).
     verified: "full" where every image was decoded, "header" where headers and ends were read.

@@ -81,7 +81,7 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
         counts = ", ".join(f"{count} {name}" for name, count in listing.counts.items())
         raise InputError(f"no complete sample among {listing.files} files: {counts}. See `convert --help`.")
     some = list(_some_images(samples, "fg_bg"))
-    given = common_formats(samples.extensions(), some, _some_images(samples, "depth"))
+    given = common_formats({name: some if name == "fg_bg" else _some_images(samples, name) for name in BY_NAME})
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)

@@ -34,7 +34,7 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
     options = options_of(config, "teacher", "device", "batch_size")
     goal = replace(
         manifest,
-        components={name: has[name] for name in BY_NAME},
+        components={name: has[name] for name in BY_NAME if name in has},
         depth=config.depth_range,
         statistics={name: found for name, found in manifest.statistics.items() if name != "depth"},
         shards=[Shard(shard.name) for shard in manifest.shards],
