@@ -134,10 +134,11 @@ def refuse_other_data(path: Path, config: dict[str, Any], data: str | Path, mani
     trained, found = components_of(config), manifest.components
     has = f"the samples of {data} have {', '.join(found)}"
     if "bg" in trained and "bg" not in found:
-        raise InputError(f"{path}: this network sees the background as well, bg; {has}.")
+        raise InputError(f"{path}: this network sees the background as well; {has}. Use a data set with bg.")
     predicted = [name for name in PREDICTED if name in trained]
     if found.keys().isdisjoint(predicted):
-        raise InputError(f"{path}: this network predicts {' and '.join(predicted)}; {has}: nothing to measure it on.")
+        what = " or ".join(predicted)
+        raise InputError(f"{path}: this network predicts {what}; {has}. Use a data set with {what}.")
     depth = DepthRange(**config["depth"])
     if "depth" in predicted and "depth" in found and depth.scale != manifest.depth.scale:
         raise InputError(

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
-from small_data import ONE_WORKER, Drawn, built, built_here, compose_config, contents, division, images
+from small_data import ONE_WORKER, Drawn, built, built_here, compose_config, contents, division, images, indexed_here
 from test_depth import rewritten
-from test_foreign import indexed, packed
+from test_foreign import packed
 from test_interruption import killed_when
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.depth import DepthRange
-from shards.format.splits import SPLITS
+from shards.format.splits import SPLITS, SplitConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
 from shards.ingest.depth import plan_depth
@@ -142,7 +142,7 @@ def test_depth_is_added_to_samples_of_any_components(
     names = ("fg_bg", *others)
     (tmp_path / "tars").mkdir()
     packed(tmp_path / "tars" / "a.tar", ((f"{key}.{n}.jpg", parts[n]) for key, parts in whole for n in names))
-    before = indexed(tmp_path / "tars")
+    before = indexed_here(tmp_path / "tars", SplitConfig())
     after = labelled(before.root, tmp_path / "made", config(metric))
     assert list(after.manifest.components) == [*names, "depth"]
     stored = images(after)
