@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +16,14 @@ from model.unet import DualUNet, UNetConfig
 from pipeline.loader import Loader
 from shards.errors import InputError
 from shards.format.depth import DepthRange
+from shards.format.manifest import Manifest
+from shards.format.schema import BY_NAME
 from shards.format.storage import replacing
 
 Architecture = Literal["unet", "seed"]
 Device = Literal["auto", "cuda", "cpu"]
+PREDICTED = ("mask", "depth")
+"""The components that a network predicts, as far as the data set it was trained on has them."""
 
 
 def select_device(wanted: str) -> torch.device:
@@ -31,10 +36,22 @@ def select_device(wanted: str) -> torch.device:
 
 
 def make_model(
-    architecture: Architecture, unet: UNetConfig, device: torch.device, **statistics: list[float]
+    architecture: Architecture,
+    unet: UNetConfig,
+    components: Collection[str],
+    device: torch.device,
+    **statistics: list[float],
 ) -> nn.Module:
-    """Return a network with fresh weights on `device`. statistics: the mean and std by which it is to normalise."""
-    model = DualUNet(unet, **statistics) if architecture == "unet" else SeedNet(**statistics)
+    """Return a network with fresh weights on `device`, for samples that have these components; `seed` needs all.
+
+    statistics: the mean and std by which it is to normalise.
+    """
+    background, mask, depth = (name in components for name in ("bg", *PREDICTED))
+    model = (
+        DualUNet(unet, background=background, mask=mask, depth=depth, **statistics)
+        if architecture == "unet"
+        else SeedNet(**statistics)
+    )
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub lacks it
     return model
 
@@ -60,7 +77,13 @@ class Training:
 
     def restore(self, path: Path, device: torch.device) -> None:
         """Go back to a checkpoint. Raises InputError if it is none, or is of other data or another network."""
-        state = load(path, device)
+        state, config = load(path, device), self.loader.config
+        trained, found = components_of(state["config"]), self.loader.dataset.manifest.components
+        if set(trained) != set(found):
+            raise InputError(
+                f"{path}: trained on samples of {', '.join(trained)}; those of {config.data} have {', '.join(found)}. "
+                "Go on with the same data, or begin a new run."
+            )
         try:
             for name in _PARTS:
                 getattr(self, name).load_state_dict(state[name])
@@ -85,20 +108,40 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
+def components_of(config: dict[str, Any]) -> list[str]:
+    """Return the components of the data set that a checkpoint's network was trained on.
+
+    It sees fg_bg and, where there is one, bg; it predicts mask and depth, or the one that there is.
+    """
+    return list(config.get("components", BY_NAME))  # the first checkpoints do not say, for there were always all
+
+
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict on `device`, and the configuration it was trained with."""
     state = load(path, device)
     config = state["config"]
-    model = make_model(config["architecture"], UNetConfig(**config["unet"]), device)
+    model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
     model.load_state_dict(state["model"])
     return model.eval(), config
 
 
-def refuse_other_depth(path: Path, config: dict[str, Any], data: str | Path, found: DepthRange) -> None:
-    """Raise InputError if `found`, the depth range of `data`, is not the one that the network was trained on."""
-    trained = DepthRange(**config["depth"])
-    if trained.scale != found.scale:
+def refuse_other_data(path: Path, config: dict[str, Any], data: str | Path, manifest: Manifest) -> None:
+    """Raise InputError if the network of a checkpoint cannot be measured on `data`.
+
+    That is if it lacks the backgrounds that the network sees, or all that the network predicts, or if its depth is of
+    another range than the one that the network was trained on.
+    """
+    trained, found = components_of(config), manifest.components
+    has = f"the samples of {data} have {', '.join(found)}"
+    if "bg" in trained and "bg" not in found:
+        raise InputError(f"{path}: this network sees the background as well; {has}. Use a data set with bg.")
+    predicted = [name for name in PREDICTED if name in trained]
+    if found.keys().isdisjoint(predicted):
+        what = " or ".join(predicted)
+        raise InputError(f"{path}: this network predicts {what}; {has}. Use a data set with {what}.")
+    depth = DepthRange(**config["depth"])
+    if "depth" in predicted and "depth" in found and depth.scale != manifest.depth.scale:
         raise InputError(
-            f"{path}: trained on depth {trained}; the depth of {data} is {found}. The same value would mean another "
-            "depth. Use a data set of the same unit and range."
+            f"{path}: trained on depth {depth}; the depth of {data} is {manifest.depth}. The same value would mean "
+            "another depth. Use a data set of the same unit and range."
         )

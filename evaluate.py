@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from checkpoint import Device, load_model, refuse_other_depth, select_device
+from checkpoint import Device, load_model, refuse_other_data, select_device
 from model.metrics import MEANING, Metrics
-from model.pictures import five_rows
+from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import report_errors
 from shards.format.images import save_image
@@ -29,7 +29,8 @@ from shards.format.storage import write_bytes
 def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict[str, float], Tensor]:
     """Return the metrics of the loader's split over all ranks, and a picture of its first samples, uint8 (H, W, 3).
 
-    dtype: of autocast, float32 for none. The picture shows the same samples each time if the loader does not shuffle.
+    Measured is what the network predicts and the data set has. dtype: of autocast, float32 for none. The picture shows
+    the same samples each time if the loader does not shuffle.
     """
     depth = loader.dataset.manifest.depth
     metrics = Metrics(depth_min=depth.near, depth_max=depth.far).to(loader.device)
@@ -40,7 +41,7 @@ def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict
             prediction = model(batch.fg_bg, batch.bg)
             metrics.update(prediction, batch.mask, batch.depth)
             if not len(picture):
-                picture = five_rows(batch.fg_bg, batch.mask, batch.depth, prediction)
+                picture = rows_of(batch.fg_bg, batch.mask, batch.depth, prediction)
     return {name: float(value) for name, value in metrics.compute().items()}, picture
 
 
@@ -69,7 +70,7 @@ def main(config: EvaluateConfig) -> None:
     own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
     wanted = LoaderConfig(data=data, split=config.split, batch_size=config.batch_size, shuffle=False, **own)
     with Loader(wanted, device=device) as loader:
-        refuse_other_depth(config.checkpoint, trained, data, loader.dataset.manifest.depth)
+        refuse_other_data(config.checkpoint, trained, data, loader.dataset.manifest)
         metrics, picture = evaluate(model, loader, torch.float32)
     title = f"{config.checkpoint} on {data}, {config.split} ({loader.order.samples:,} samples)"
     table = Table("metric", "value", "meaning", title=title)

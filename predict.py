@@ -1,8 +1,11 @@
-"""Predict the figure's mask and the scene's depth for pairs of images of any size.
+"""Predict the figure's mask and the scene's depth for images of any size.
 
-    python predict.py runs/NAME/checkpoints/best.pt FG_BG BG --out DIR
+    python predict.py runs/NAME/checkpoints/best.pt FG_BG [BG] --out DIR
 
-DIR gets NAME.mask.png (8 bits) and NAME.depth.png (16 bits) of each image NAME, in its size.
+BG is given to a network that was trained with backgrounds, and to no other.
+
+DIR gets NAME.mask.png (8 bits) and NAME.depth.png (16 bits) of each image NAME, in its size; or the one of the two that
+the network was trained on.
 
 Depth is in millimetres where the network was trained on metres, else 0..65535 from near to far.
 """
@@ -20,36 +23,36 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from checkpoint import Device, load_model, select_device
+from checkpoint import PREDICTED, Device, components_of, load_model, select_device
 from pipeline.decode import resize
 from shards.errors import InputError, report_errors
 from shards.format.depth import DepthRange
 from shards.format.images import IMAGE_SUFFIXES, save_image
 
 
-def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return coverage and depth, float32 (H, W) in 0..1, of a pair of images, uint8 (H, W, 3).
+def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor | None, size: int) -> dict[str, Tensor]:
+    """Return mask (the coverage) and depth, as far as predicted, float32 (H, W) in 0..1, of images uint8 (H, W, 3).
 
     The network sees them at `size` x `size` pixels, as it was trained (0: as they are); its output is scaled back.
     """
     device = next(model.parameters()).device
-    pair = [resize(image[None], size or None).to(device) for image in (fg_bg, bg)]
+    images = [resize(image[None], size or None).to(device) for image in (fg_bg, bg) if image is not None]
     with torch.inference_mode():
-        prediction = model(*pair)
-        maps = torch.cat([prediction.coverage, prediction.depth], 1)
-        whole = interpolate(maps, fg_bg.shape[:2], mode="bilinear", antialias=True).clamp(0, 1)
-    mask, depth = whole[0].cpu()
-    return mask, depth
+        prediction = model(*images)
+        maps = {"mask": prediction.coverage, "depth": prediction.depth}
+        found = {name: one for name, one in maps.items() if one is not None}
+        scaled = interpolate(torch.cat([*found.values()], 1), fg_bg.shape[:2], mode="bilinear", antialias=True)
+    return dict(zip(found, scaled.clamp(0, 1)[0].cpu(), strict=True))
 
 
-def pairs(fg_bg: Path, bg: Path) -> list[tuple[Path, Path]]:
-    """Return each image with its background. Raises InputError if one of them is not there."""
+def pairs(fg_bg: Path, bg: Path | None) -> list[tuple[Path, Path | None]]:
+    """Return each image with its background, if any are given. Raises InputError if one of them is not there."""
     if not fg_bg.is_dir():
         return [(fg_bg, bg)]
     images = _images(fg_bg)
     if not images:
         raise InputError(f"{fg_bg}: no .jpg or .png in it.")
-    backgrounds = _images(bg) if bg.is_dir() else dict.fromkeys(images, bg)
+    backgrounds = _images(bg) if bg and bg.is_dir() else dict.fromkeys(images, bg)
     lonely = [path.name for stem, path in images.items() if stem not in backgrounds]
     if lonely:
         raise InputError(f"{bg}: no background for {len(lonely)} of {len(images)} images, such as {lonely[0]}.")
@@ -72,10 +75,10 @@ def load_image(path: Path) -> Tensor:
     return torch.from_numpy(np.array(upright))
 
 
-def load_pair(fg_bg: Path, bg: Path) -> tuple[Tensor, Tensor]:
-    """Return both images. Raises InputError if they are not of the same size."""
-    one, other = load_image(fg_bg), load_image(bg)
-    if one.shape != other.shape:
+def load_pair(fg_bg: Path, bg: Path | None) -> tuple[Tensor, Tensor | None]:
+    """Return both images, if there are two. Raises InputError if they are not of the same size."""
+    one, other = load_image(fg_bg), load_image(bg) if bg else None
+    if other is not None and one.shape != other.shape:
         size, found = (f"{image.shape[1]}x{image.shape[0]}" for image in (one, other))
         raise InputError(f"{fg_bg} has {size} pixels and its background {bg} {found}; they must show the same view.")
     return one, other
@@ -96,7 +99,9 @@ class PredictConfig:
     """best.pt or last.pt of a run"""
     fg_bg: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FG_BG")]
     """image with the figure, or a folder of such"""
-    bg: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="BG")]
+    bg: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[BG]", help_behavior_hint="(optional)")] = (
+        None
+    )
     """image of the same view without the figure; for a folder one for all, or a folder of the same names"""
     out: Path
     """folder to write"""
@@ -107,13 +112,22 @@ class PredictConfig:
 def main(config: PredictConfig) -> None:
     todo = pairs(config.fg_bg, config.bg)
     model, trained = load_model(config.checkpoint, select_device(config.device))
-    depth_range = DepthRange(**trained["depth"])
+    components, depth_range = components_of(trained), DepthRange(**trained["depth"])
+    if "bg" in components and not config.bg:
+        raise InputError(f"{config.checkpoint}: this network sees the background as well. Name it: FG_BG BG.")
+    if config.bg and "bg" not in components:
+        raise InputError(f"{config.checkpoint}: this network was trained without backgrounds. Leave {config.bg} out.")
     config.out.mkdir(parents=True, exist_ok=True)
-    for fg_bg, bg in track(todo, "pairs"):
-        mask, depth = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
-        save_image(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(np.uint8(mask.mul(255).round().numpy())))
-        save_image(config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth_pixels(depth, depth_range)))
-    print(f"{len(todo)} pairs: {config.out}/NAME.mask.png and NAME.depth.png")
+    for fg_bg, bg in track(todo, "images"):
+        found = predict(model, *load_pair(fg_bg, bg), trained["loader"]["size"])
+        if "mask" in found:
+            mask = np.uint8(found["mask"].mul(255).round().numpy())
+            save_image(config.out / f"{fg_bg.stem}.mask.png", Image.fromarray(mask))
+        if "depth" in found:
+            depth = depth_pixels(found["depth"], depth_range)
+            save_image(config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth))
+    written = " and ".join(f"NAME.{name}.png" for name in PREDICTED if name in components)
+    print(f"{len(todo)} images: {config.out}/{written}")
 
 
 if __name__ == "__main__":

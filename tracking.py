@@ -73,16 +73,17 @@ class Report:
                 rate = loader.stats.since(before).samples_per_second * self._world_size
                 bar.update(task, advance=1, description=f"{rate:,.0f} samples/s")
 
-    def step(self, step: int, losses: Tensor, learning_rate: float, stats: Stats) -> None:
-        """Log the mean `losses` of mask and depth (2,) over the last steps, and the loader's `stats` over them.
+    def step(self, step: int, losses: dict[str, float], learning_rate: float, stats: Stats) -> None:
+        """Log the mean `losses` of mask and depth, or of one, over the last steps, and the loader's `stats` over them.
 
         Raises InputError if the losses are no numbers.
         """
-        mask, depth = losses.tolist()
-        if not math.isfinite(mask + depth):
-            said = f"the loss at step {step} is {mask + depth}"
+        loss = sum(losses.values())
+        if not math.isfinite(loss):
+            said = f"the loss at step {step} is {loss}"
             raise InputError(f"{said}. Try a lower --learning-rate, or --precision fp32.")
-        numbers = {"loss": mask + depth, "mask_loss": mask, "depth_loss": depth, "learning_rate": learning_rate}
+        numbers = {"loss": loss, **{f"{name}_loss": one for name, one in losses.items()}}
+        numbers["learning_rate"] = learning_rate
         rates = {"samples_per_second": stats.samples_per_second * self._world_size}
         busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}
         self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy)
@@ -96,10 +97,9 @@ class Report:
         save_image(self._pictures / f"val-{step:07d}.png", Image.fromarray(picture.numpy()))
         if self._wandb:
             self._wandb.picture("val", picture, step)
-        print(
-            f"epoch {number + 1}: mask IoU {metrics['mask_iou']:.4f}, depth RMSE {metrics['depth_rmse']:.4f}, "
-            f"{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}"
-        )
+        named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
+        found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
+        print(f"epoch {number + 1}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
 
     def finish(self, best: Path) -> None:
         """End the run, whose best checkpoint is `best`."""

@@ -1,4 +1,4 @@
-"""Train a mask and depth network on a data set of shards.
+"""Train a network on a data set of shards: for mask and depth, or for the one that the data set has.
 
     python train.py --data DATA --out runs/NAME              one process
     torchrun --nproc-per-node 4 train.py --data DATA ...     one process a GPU
@@ -24,7 +24,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import Architecture, Device, Training, make_model, select_device
+from checkpoint import PREDICTED, Architecture, Device, Training, make_model, select_device
 from evaluate import evaluate
 from model.compiled import compiled
 from model.losses import Objective, depth_loss, mask_loss
@@ -33,6 +33,7 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError, report_errors
 from shards.format.manifest import from_json
+from shards.format.schema import BY_NAME
 from shards.format.storage import write_bytes
 from tracking import Report
 
@@ -141,11 +142,16 @@ def scheduled_rate(config: TrainConfig, step: int, steps: int) -> float:
 
 
 def start(config: TrainConfig, ranks: Ranks) -> Training:
-    """Return a training before its first step. The same seed gives the same weights on every rank."""
+    """Return a training before its first step. The same seed gives the same weights on every rank.
+
+    Raises InputError if the data set does not have what is to be learned.
+    """
     torch.manual_seed(config.loader.seed)
     loader = Loader(config.loader, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
-    statistics = asdict(loader.dataset.manifest.statistics["fg_bg"])
-    model = make_model(config.architecture, config.unet, ranks.device, **statistics)
+    manifest = loader.dataset.manifest
+    _refuse_untrainable(config, list(manifest.components))
+    statistics = asdict(manifest.statistics["fg_bg"])
+    model = make_model(config.architecture, config.unet, manifest.components.keys(), ranks.device, **statistics)
     # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
@@ -153,6 +159,16 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     fp16 = autocast_dtype(config.precision, ranks.device) == torch.float16
     return Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
+
+
+def _refuse_untrainable(config: TrainConfig, components: list[str]) -> None:
+    data = config.loader.data
+    has, lacks = ", ".join(components), [name for name in BY_NAME if name not in components]
+    if not set(PREDICTED) & set(components):
+        how = f"Depth can be added with `python -m shards depth {data} OUT`."
+        raise InputError(f"{data}: its samples have only {has}; to train, mask or depth is needed. {how}")
+    if config.architecture == "seed" and lacks:
+        raise InputError(f"{data}: --architecture seed needs {', '.join(lacks)} too. Use --architecture unet.")
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
@@ -171,19 +187,21 @@ def make_objective(training: Training, config: TrainConfig, ranks: Ranks) -> nn.
     return objective if ranks.world_size == 1 else DistributedDataParallel(objective)
 
 
-def _black(loader: Loader) -> tuple[Tensor, ...]:
+def _black(loader: Loader) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Return images as those of the loader's batches."""
     manifest, size = loader.dataset.manifest, loader.config.size
     count = len(loader.order.positions(0, loader.rank))
     height, width = (size, size) if size else manifest.image_size
-    components = [manifest.components[name] for name in ("fg_bg", "bg", "mask", "depth")]
-    kinds = [(one.channels, torch.uint16 if one.bits == 16 else torch.uint8) for one in components]
-    images = (torch.zeros(count, height, width, channels, dtype=dtype) for channels, dtype in kinds)
-    return tuple(image.to(loader.device).permute(0, 3, 1, 2) for image in images)
+    images = dict[str, Tensor]()
+    for name, one in manifest.components.items():
+        dtype = torch.uint16 if one.bits == 16 else torch.uint8
+        image = torch.zeros(count, height, width, one.channels, dtype=dtype, device=loader.device)
+        images[name] = image.permute(0, 3, 1, 2)
+    return images["fg_bg"], images.get("bg"), images.get("mask"), images.get("depth")
 
 
 def optimise(training: Training, objective: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-    """Make one optimiser step on a batch. Return its losses of mask and depth, detached, float32 (2,).
+    """Make one optimiser step on a batch. Return its losses, detached: see Objective.
 
     objective: what `make_objective` made of `training`. Nothing waits for the device.
     """
@@ -205,12 +223,17 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     last, best = (config.out / "checkpoints" / f"{name}.pt" for name in ("last", "best"))
     if config.resume:
         training.restore(last, ranks.device)
-    saved = config.to_dict() | {"depth": asdict(training.loader.dataset.manifest.depth)}
+    manifest = training.loader.dataset.manifest
+    saved = config.to_dict() | {"depth": asdict(manifest.depth), "components": list(manifest.components)}
+    learned = [name for name in PREDICTED if name in manifest.components]
     validation = replace(config.loader, split="val", shuffle=False, decode=training.loader.decode)
     held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     objective = make_objective(training, config, ranks)
     steps, losses = config.epochs * len(training.loader), list[Tensor]()
     report = None if ranks.rank else Report(config.out, saved, training.step, ranks.world_size, config.wandb == "auto")
+    if report and (lacks := [name for name in BY_NAME if name not in manifest.components]):
+        seen = ", ".join(name for name in manifest.components if name not in learned)
+        print(f"no {', '.join(lacks)} in {config.loader.data}: the network learns {' and '.join(learned)} from {seen}")
     with training.loader as loader, held_out:
         while training.step < steps:
             objective.train()
@@ -222,8 +245,9 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                 losses.append(optimise(training, objective, batch, config))
                 if training.step % config.log_every == 0:
                     if report:
-                        mean = torch.stack(losses).mean(0).cpu()  # here the host waits for the device
-                        report.step(training.step, mean, learning_rate, loader.stats.since(before))
+                        mean = torch.stack(losses).mean(0).tolist()  # here the host waits for the device
+                        named = dict(zip(learned, mean, strict=True))
+                        report.step(training.step, named, learning_rate, loader.stats.since(before))
                     losses.clear()
                     before = loader.stats
                 if report and training.step % config.save_every == 0:
@@ -232,7 +256,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
             of_epoch = loader.stats.since(before_epoch)
             metrics, picture = evaluate(training.model, held_out, autocast_dtype(config.precision, ranks.device))
             if report:
-                score = metrics["mask_iou"] - metrics["depth_rmse"]
+                score = metrics.get("mask_iou", 0.0) - metrics.get("depth_rmse", 0.0)
                 improved = not score <= training.best  # so that one that is no number counts, and there is a best.pt
                 training.best = score if improved else training.best
                 for path in (last, best) if improved else (last,):

@@ -57,10 +57,11 @@ def draw_predictions(samples: int = 4) -> None:
         batch = next(iter(loader))
     figure = Figure(figsize=(9, 1.86 * samples), layout="constrained")
     axes = figure.subplots(samples, 5)
-    for row, fg_bg, bg, mask, depth in zip(axes, *batch[:4], strict=True):
+    components = [one for one in batch[:4] if one is not None]  # all, for the demo's data set has them
+    for row, fg_bg, bg, mask, depth in zip(axes, *components, strict=True):
         image, far = fg_bg.permute(1, 2, 0), depth.max() / 255
-        found_mask, found_depth = predict(model, image, bg.permute(1, 2, 0), trained["loader"]["size"])
-        pictures = image, mask[0] / 255, depth[0] / 255 / far, found_mask, found_depth / far
+        found = predict(model, image, bg.permute(1, 2, 0), trained["loader"]["size"])
+        pictures = image, mask[0] / 255, depth[0] / 255 / far, found["mask"], found["depth"] / far
         for cell, picture, colours in zip(row, pictures, (None, *["gray", "magma_r"] * 2), strict=True):
             cell.imshow(picture, cmap=colours, vmin=0, vmax=1)
             cell.axis("off")

@@ -27,24 +27,24 @@ class Compiled(nn.Module):
         torch.compiler.assume_constant_result(window)  # type: ignore[no-untyped-call]  # stub lacks it
         self._compiled = torch.compile(objective, dynamic=False, fullgraph=True, **options)
 
-    def forward(self, *images: Tensor) -> Tensor:
-        losses: Tensor = (self._compiled if len(images[0]) == self._count else self._plain)(*images)
+    def forward(self, fg_bg: Tensor, *others: Tensor | None) -> Tensor:
+        losses: Tensor = (self._compiled if len(fg_bg) == self._count else self._plain)(fg_bg, *others)
         return losses
 
 
-def compiled(objective: Objective, *images: Tensor, **options: Any) -> nn.Module:
-    """Return `objective` compiled for batches like `images`, by a trial of which no trace is left in it.
+def compiled(objective: Objective, fg_bg: Tensor, *others: Tensor | None, **options: Any) -> nn.Module:
+    """Return `objective` compiled for batches like these images, by a trial of which no trace is left in it.
 
     Where that fails, `objective` comes back, and the log says why. To be called with the autocast that training has.
     """
-    begin, attempt = time.perf_counter(), Compiled(objective, len(images[0]), **options)
+    begin, attempt = time.perf_counter(), Compiled(objective, len(fg_bg), **options)
     before = [buffer.clone() for buffer in objective.buffers()]
     try:
         with warnings.catch_warnings():  # TF32, which it recommends, is too coarse for the variances of SSIM
             warnings.filterwarnings("ignore", message=".*TensorFloat32")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             for _ in range(_TRIALS):
-                torch.autograd.backward(attempt(*images).sum())
+                torch.autograd.backward(attempt(fg_bg, *others).sum())
                 objective.zero_grad()
     except Exception as error:  # of whatever kind: compilers, drivers and kernels all fail in their own way
         reason = " ".join([type(error).__name__, *str(error).split("\n")[:2]])

@@ -66,6 +66,7 @@ def _dice_loss(coverage: Tensor, target: Tensor) -> Tensor:
 
 
 def _bce_loss(prediction: Prediction, target: Tensor) -> Tensor:
+    assert prediction.mask is not None, "a loss of the mask needs a network that predicts one"
     if not prediction.mask_is_logits:
         raise ValueError("bce needs a model that predicts mask logits; train the 2020 baseline with l1 or ssim.")
     return F.binary_cross_entropy_with_logits(prediction.mask, target)
@@ -118,7 +119,11 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self._mask, self._depth = network, mask, depth
 
-    def forward(self, fg_bg: Tensor, bg: Tensor, mask: Tensor, depth: Tensor) -> Tensor:
-        """Return the losses of mask and depth, float32 (2,), on the images of a Batch."""
+    def forward(self, fg_bg: Tensor, bg: Tensor | None, mask: Tensor | None, depth: Tensor | None) -> Tensor:
+        """Return the losses of mask and depth, as many as there are targets, float32 (1,) or (2,), on a Batch's images.
+
+        The network must predict what there are targets for.
+        """
         prediction = self.network(fg_bg, bg)
-        return torch.stack([self._mask(prediction, mask), self._depth(prediction, depth)])
+        losses = (self._mask, mask), (self._depth, depth)
+        return torch.stack([loss(prediction, target) for loss, target in losses if target is not None])

@@ -26,7 +26,8 @@ class Metrics(Metric):
     """
 
     full_state_update = False
-    sums: Tensor
+    mask_sums: Tensor
+    depth_sums: Tensor
 
     def __init__(self, *, depth_min: float = 0.0, depth_max: float = 1.0) -> None:
         """depth_min, depth_max: the distances that depth 0 and 1 stand for, which a ratio of depths needs."""
@@ -34,39 +35,58 @@ class Metrics(Metric):
         if not 0 <= depth_min < depth_max:
             raise ValueError(f"a depth range is 0 <= min < max, not {depth_min} to {depth_max}.")
         self.depth_min, self.depth_max = depth_min, depth_max
-        self.add_state("sums", torch.zeros(14, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("mask_sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("depth_sums", torch.zeros(11, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, prediction: Prediction, mask: Tensor, depth: Tensor) -> None:
-        """Add a batch. mask, depth: the targets (N, 1, H, W), uint8 0..255 or uint16 0..65535."""
-        predicted, true = prediction.depth, unit_range(depth)
+    def update(self, prediction: Prediction, mask: Tensor | None, depth: Tensor | None) -> None:
+        """Add a batch. mask, depth: the targets (N, 1, H, W), uint8 0..255 or uint16 0..65535; None if there are none.
+
+        What is not both predicted and known is not measured.
+        """
+        coverage = prediction.coverage
+        if coverage is not None and mask is not None:
+            self.mask_sums += _summed(*_overlap(coverage, unit_range(mask)), torch.ones_like(mask))
+        if prediction.depth is not None and depth is not None:
+            self.depth_sums += _summed(*self._depth_parts(prediction.depth, unit_range(depth)))
+
+    def _depth_parts(self, predicted: Tensor, true: Tensor) -> tuple[Tensor, ...]:
         error, similarity = predicted - true, ssim(predicted, true)
         distance, truth = (self.depth_min + share * (self.depth_max - self.depth_min) for share in (predicted, true))
         known = truth > 0
         within = (distance < 1.25 * truth) & (truth < 1.25 * distance)  # no division: a prediction may be 0
         relative = (distance - truth).abs() / truth.where(known, 1)
-        parts = *_overlap(prediction.coverage, unit_range(mask)), *_overlap(predicted, true)
-        parts += error.square(), error.abs(), similarity, torch.ones_like(error), torch.ones_like(similarity)
-        parts += relative.where(known, 0), within & known, known
-        self.sums += torch.stack([part.sum(dtype=torch.float64) for part in parts])
+        parts = *_overlap(predicted, true), error.square(), error.abs(), similarity
+        parts += torch.ones_like(error), torch.ones_like(similarity)
+        return *parts, relative.where(known, 0), within & known, known
 
     def compute(self) -> dict[str, Tensor]:
-        """Return each metric of MEANING as a float64 scalar; nan where the split has nothing to measure it on."""
-        mask, far_half = self.sums[:3], self.sums[3:6]
-        squared, absolute, similarity, pixels, images, relative, within, known = self.sums[6:]
-        return {
-            "mask_iou": _iou(mask),
-            "mask_dice": 2 * mask[0] / mask[1:].sum(),
-            "depth_rmse": (squared / pixels).sqrt(),
-            "depth_mae": absolute / pixels,
-            "depth_abs_rel": relative / known,
-            "depth_delta_1.25": within / known,
-            "depth_ssim": similarity / images,
-            "depth_iou_at_half_2020": _iou(far_half),
-        }
+        """Return those metrics of MEANING that were measured, as float64 scalars.
+
+        One is nan where the split has nothing to measure it on, such as no figure.
+        """
+        found = dict[str, Tensor]()
+        *mask, masked = self.mask_sums
+        if masked:
+            found |= {"mask_iou": _iou(*mask), "mask_dice": 2 * mask[0] / (mask[1] + mask[2])}
+        *far_half, squared, absolute, similarity, pixels, images, relative, within, known = self.depth_sums
+        if pixels:
+            found |= {
+                "depth_rmse": (squared / pixels).sqrt(),
+                "depth_mae": absolute / pixels,
+                "depth_abs_rel": relative / known,
+                "depth_delta_1.25": within / known,
+                "depth_ssim": similarity / images,
+                "depth_iou_at_half_2020": _iou(*far_half),
+            }
+        return found
 
 
-def _iou(overlap: Tensor) -> Tensor:
-    return overlap[0] / (overlap[1] + overlap[2] - overlap[0])
+def _summed(*parts: Tensor) -> Tensor:
+    return torch.stack([part.sum(dtype=torch.float64) for part in parts])
+
+
+def _iou(both: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
+    return both / (predicted + true - both)
 
 
 def _overlap(prediction: Tensor, target: Tensor) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""DualUNet: one encoder and decoder over the pair of images, a mask head and a depth head."""
+"""DualUNet: one encoder and decoder over the pair of images, or one image, a mask head and a depth head, or one."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,24 +13,23 @@ from torch import Tensor, nn
 MEAN = (0.455, 0.378, 0.323)
 STD = (0.239, 0.230, 0.225)
 
-_PAIR = 9  # channels: both images and how far they differ
 _HEAD_WIDTH = 16  # channels at full resolution, where each one costs the most
 
 
 class Prediction(NamedTuple):
-    """A model's output for N pairs of images, float32 whatever precision it was computed in."""
+    """A model's output for N samples, float32 whatever precision it was computed in; None for what it has no head."""
 
-    mask: Tensor
+    mask: Tensor | None
     """(N, 1, H, W): logits, or the coverage itself where `mask_is_logits` is False"""
-    depth: Tensor
+    depth: Tensor | None
     """(N, 1, H, W): 0..1 over the data set's depth range"""
     mask_is_logits: bool = True
     """False for the 2020 baseline, whose raw output was compared with targets in 0..1"""
 
     @property
-    def coverage(self) -> Tensor:
+    def coverage(self) -> Tensor | None:
         """The share of each pixel that the figure covers, float32 (N, 1, H, W); 0..1 where the mask is logits."""
-        return self.mask.sigmoid() if self.mask_is_logits else self.mask
+        return self.mask.sigmoid() if self.mask is not None and self.mask_is_logits else self.mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,46 +124,68 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Module):
-    """One value a pixel, from decoded features at half resolution and the details of the input pair."""
+    """One value a pixel, from decoded features at half resolution and the details of what the network sees."""
 
-    def __init__(self, inputs: int, *, blocks: int) -> None:
+    def __init__(self, inputs: int, seen: int, *, blocks: int) -> None:
+        """seen: channels of what the network sees."""
         super().__init__()
-        self.coarse, self.details = conv(inputs, _HEAD_WIDTH, 1), conv(_PAIR, _HEAD_WIDTH)
+        self.coarse, self.details = conv(inputs, _HEAD_WIDTH, 1), conv(seen, _HEAD_WIDTH)
         self.blocks = nn.Sequential(*(Residual(_HEAD_WIDTH) for _ in range(blocks)))
         self.out = nn.Conv2d(_HEAD_WIDTH, 1, 3, padding=1)
 
-    def forward(self, coarse: Tensor, pair: Tensor) -> Tensor:
-        x = F.relu(F.interpolate(self.coarse(coarse), scale_factor=2.0) + self.details(pair))
+    def forward(self, coarse: Tensor, seen: Tensor) -> Tensor:
+        x = F.relu(F.interpolate(self.coarse(coarse), scale_factor=2.0) + self.details(seen))
         value: Tensor = self.out(self.blocks(x))
         return value
 
 
 class DualUNet(nn.Module):
-    """The network from a pair of images of any size, without and with the figure, to mask and depth."""
+    """The network from a pair of images of any size, with and without the figure, to mask and depth.
+
+    It may also do without the second image, and with one of the two heads.
+    """
 
     def __init__(
-        self, config: UNetConfig | None = None, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+        self,
+        config: UNetConfig | None = None,
+        *,
+        background: bool = True,
+        mask: bool = True,
+        depth: bool = True,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ) -> None:
-        """mean, std: of the RGB images, in units of 0..1; they travel with the weights."""
+        """background: whether it sees the image without the figure. mask, depth: which heads it has, at least one.
+
+        mean, std: of the RGB images, in units of 0..1; they travel with the weights.
+        """
         super().__init__()
-        self.config = config or UNetConfig()
+        if not (mask or depth):
+            raise ValueError("a DualUNet predicts mask, depth or both.")
+        self.config, self._background = config or UNetConfig(), background
         widths = [self.config.width * 2**level for level in range(self.config.levels)]
+        seen = 9 if background else 3  # channels: both images and how far they differ, or the one
         self.normalize = Normalize(mean, std)
-        self.encoder = Encoder(_PAIR, widths, self.config.blocks)
+        self.encoder = Encoder(seen, widths, self.config.blocks)
         self.decoder = Decoder(widths)
         # 93 % of the wrong mask pixels lie within one pixel of the true edge: the mask gets a block at full resolution.
-        self.mask_head = Head(widths[0], blocks=1)
-        self.depth_head = Head(widths[0], blocks=0)
+        self.mask_head = Head(widths[0], seen, blocks=1) if mask else None
+        self.depth_head = Head(widths[0], seen, blocks=0) if depth else None
 
-    def forward(self, fg_bg: Tensor, bg: Tensor) -> Prediction:
-        """Return mask logits and depth, (N, 1, H, W), of images uint8 (N, 3, H, W)."""
-        seen, empty = self.normalize(fg_bg), self.normalize(bg)
+    def forward(self, fg_bg: Tensor, bg: Tensor | None = None) -> Prediction:
+        """Return mask logits and depth, (N, 1, H, W), of images uint8 (N, 3, H, W); `bg` only if it sees that."""
+        seen = self.normalize(fg_bg)
+        if self._background:
+            empty = self.normalize(bg)
+            seen = torch.cat([seen, empty, (seen - empty).abs()], 1)
         height, width = fg_bg.shape[-2:]
         multiple = 2**self.config.levels  # whole pixels of the coarsest level
-        pair = torch.cat([seen, empty, (seen - empty).abs()], 1)
         right, below = -width % multiple, -height % multiple
         if right or below:
-            pair = F.pad(pair, (0, right, 0, below), mode="replicate")
-        shared = self.decoder(self.encoder(pair))
-        mask, depth = (head(shared, pair)[..., :height, :width].float() for head in (self.mask_head, self.depth_head))
-        return Prediction(mask=mask, depth=depth.sigmoid())
+            seen = F.pad(seen, (0, right, 0, below), mode="replicate")
+        shared = self.decoder(self.encoder(seen))
+        mask, depth = (
+            head(shared, seen)[..., :height, :width].float() if head else None
+            for head in (self.mask_head, self.depth_head)
+        )
+        return Prediction(mask=mask, depth=None if depth is None else depth.sigmoid())

@@ -119,7 +119,8 @@ class BatchMaker:
     def _batch(self, decoder: ImageDecoder, indices: Indices) -> Batch:
         images = self._images(decoder, indices)
         images |= {name: _as_values(images[name]) for name in self._deep}
-        return Batch(**images, index=torch.from_numpy(self._rows[indices].astype(np.int64)))
+        others = images.get("bg"), images.get("mask"), images.get("depth")
+        return Batch(images["fg_bg"], *others, index=torch.from_numpy(self._rows[indices].astype(np.int64)))
 
     def _images(self, decoder: ImageDecoder, indices: Indices) -> dict[str, Tensor]:
         """Return images of all components, as bytes, from bank and cache as far as they have them.

@@ -60,9 +60,6 @@ class Loader(AbstractContextManager["Loader"]):
                 self._downloads = Downloads(str(config.data), config.cache_dir.expanduser(), config.cache_limit << 20)
                 closing.callback(self._downloads.close)
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
-            if "depth" not in self.dataset.manifest.components:
-                how = f"Add it with `python -m shards depth {config.data} OUT`."
-                raise InputError(f"{config.data}: has no depth yet. {how}")
             self._reader = Reader(self._downloads.open if self._downloads else local_tars(self.dataset))
             self.order = _order(config, self.dataset, world_size)
             if self._downloads:
@@ -135,7 +132,7 @@ class Loader(AbstractContextManager["Loader"]):
         self._done.batches += 1
         self._done.samples += len(batch.index)
         for tensor in batch:  # its memory on CUDA is not to be used again before the trainer is done with it
-            if tensor.is_cuda:
+            if tensor is not None and tensor.is_cuda:
                 tensor.record_stream(torch.cuda.current_stream(tensor.device))
         return batch
 

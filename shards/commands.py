@@ -83,7 +83,8 @@ def index(
 ) -> None:
     """Make the manifest and indexes for tars that were made elsewhere, which stay as they are.
 
-    Members are named KEY.fg_bg.jpg, KEY.mask.jpg, KEY.depth.jpg and KEY.bg.jpg, or .png, in folders or not.
+    Members are named KEY.fg_bg.jpg, KEY.mask.jpg, KEY.depth.jpg and KEY.bg.jpg, or .png, in folders or not. All but
+    fg_bg may be absent; the data set has what most of the first samples have.
 
     Args:
         folder: folder that holds the tars

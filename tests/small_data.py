@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 from shards.build.assemble import assemble
 from shards.build.build import BuildConfig, build_dataset
-from shards.build.shard import Record, write_shard
+from shards.build.shard import Record, index_shard, write_shard
 from shards.format.dataset import Dataset
+from shards.format.depth import ExistingDepthConfig
 from shards.format.manifest import Manifest
-from shards.format.splits import DivisionConfig
+from shards.format.splits import DivisionConfig, SplitConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import ComposeConfig
 from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.index import plan_index
 from shards.ingest.job import Job, Unit
 
 SIZE = 48
@@ -64,6 +66,15 @@ def built_here(job: Job, out: Path) -> Dataset:
     out.mkdir()
     assemble([shard(job, unit, out) for unit in job.units], job.plan, out, LocalFolder(out))
     return Dataset.open(out)
+
+
+def indexed_here(folder: Path, split: SplitConfig) -> Dataset:
+    """The tars in `folder` as a data set, indexed in this process."""
+    job = plan_index(folder, ExistingDepthConfig(), split)
+    components = {name: one.extension for name, one in job.plan.manifest.components.items()}
+    records = [index_shard(folder / unit.name, components, unit.samples()) for unit in job.units]
+    assemble(records, job.plan, folder, LocalFolder(folder))
+    return Dataset.open(folder)
 
 
 def convert(

@@ -41,6 +41,18 @@ def test_losses_and_gradients_are_those_without_compiling(depth: torch.dtype) ->
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_a_network_of_one_image_and_one_head_is_compiled_too() -> None:
+    torch.manual_seed(0)
+    network = DualUNet(UNetConfig(width=4, levels=2), background=False, depth=False)
+    plain = Objective(network, mask_loss("bce+dice"), depth_loss("l1+ssim"))
+    fg_bg, _, mask, _ = images(4)
+    attempt = compiled(copy.deepcopy(plain), fg_bg, None, mask, None, backend="eager")
+    assert isinstance(attempt, Compiled)
+    losses = [one(fg_bg, None, mask, None) for one in (plain, attempt)]
+    assert losses[0].shape == (1,)
+    torch.testing.assert_close(losses[1], losses[0])
+
+
 def test_only_whole_batches_are_compiled() -> None:
     calls: list[int] = []
 

@@ -42,12 +42,14 @@ def epoch(data: Path, **options: Any) -> list[Batch]:
 
 
 def images(batch: Batch) -> tuple[torch.Tensor, ...]:
-    return batch.fg_bg, batch.bg, batch.mask, batch.depth
+    """Of the components that there are: fg_bg, bg, mask, depth."""
+    return tuple(image for image in batch[:4] if image is not None)
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
+    both = [[(batch.index, *images(batch)) for batch in batches] for batches in (one, other)]
     return len(one) == len(other) and all(
-        torch.equal(*pair) for batches in zip(one, other, strict=True) for pair in zip(*batches, strict=True)
+        torch.equal(*pair) for batches in zip(*both, strict=True) for pair in zip(*batches, strict=True)
     )
 
 

@@ -34,13 +34,15 @@ def test_a_depth_that_equals_its_target_costs_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", MASK_LOSSES)
 def test_a_sure_and_right_mask_costs_nothing_and_a_wrong_one_much(name: str) -> None:
     target = 255 * (images(0, 2, 1, 16, 16) > 127).to(torch.uint8)
-    right = Prediction(mask=(target / 255 - 0.5) * 200, depth=torch.zeros_like(target))
+    sure = (target / 255 - 0.5) * 200
+    right = Prediction(mask=sure, depth=torch.zeros_like(target))
     assert mask_loss(name)(right, target).item() == pytest.approx(0, abs=1e-6)
-    assert mask_loss(name)(right._replace(mask=-right.mask), target) > 0.4
+    assert mask_loss(name)(right._replace(mask=-sure), target) > 0.4
 
 
 def test_bce_and_dice_are_the_published_formulas() -> None:
     prediction, target = guess(1, 3, 1, 8, 8), images(1, 3, 1, 8, 8)
+    assert prediction.mask is not None
     p, t = prediction.mask.double().sigmoid(), target.double() / 255
     bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
     dice = 1 - (2 * (p * t).sum() + 1) / ((p**2).sum() + (t**2).sum() + 1)
@@ -49,12 +51,12 @@ def test_bce_and_dice_are_the_published_formulas() -> None:
 
 def test_dice_of_an_empty_mask_is_defined() -> None:
     empty = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    nothing = Prediction(mask=torch.full((2, 1, 8, 8), -30.0, requires_grad=True), depth=torch.zeros(2, 1, 8, 8))
-    loss = mask_loss("dice")(nothing, empty)
+    logits = torch.full((2, 1, 8, 8), -30.0, requires_grad=True)
+    loss = mask_loss("dice")(Prediction(mask=logits, depth=torch.zeros(2, 1, 8, 8)), empty)
     torch.autograd.backward(loss)
     assert loss.item() == pytest.approx(0, abs=1e-6)
-    assert nothing.mask.grad is not None
-    assert nothing.mask.grad.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 @settings(deadline=None, max_examples=30)
@@ -101,6 +103,7 @@ def test_bce_is_for_masks_and_only_for_logits() -> None:
 def test_raw_outputs_are_compared_as_they_are() -> None:
     raw = guess(4, 2, 1, 8, 8)._replace(mask_is_logits=False)
     target = images(4, 2, 1, 8, 8)
+    assert raw.mask is not None
     expected = (raw.mask.double() - target.double() / 255).abs().mean()
     assert mask_loss("l1")(raw, target).item() == pytest.approx(expected.item(), rel=1e-6)
 

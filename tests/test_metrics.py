@@ -14,7 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from model.metrics import Metrics
+from model.metrics import MEANING, Metrics
 from model.unet import Prediction
 
 Split = tuple[Prediction, Tensor, Tensor]
@@ -30,9 +30,17 @@ def split(samples: int = 11, seed: int = 0) -> Split:
     return Prediction(mask=mask / 64 - 2 + 2 * noise[0], depth=depth / 255 + 0.1 * noise[1]), mask, depth
 
 
+def predicted(prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """Its mask and depth."""
+    assert prediction.mask is not None
+    assert prediction.depth is not None
+    return prediction.mask, prediction.depth
+
+
 def part(whole: Split, start: int, stop: int) -> Split:
-    (logits, predicted, _), mask, depth = whole
-    return Prediction(logits[start:stop], predicted[start:stop]), mask[start:stop], depth[start:stop]
+    prediction, mask, depth = whole
+    logits, guess = predicted(prediction)
+    return Prediction(logits[start:stop], guess[start:stop]), mask[start:stop], depth[start:stop]
 
 
 def measure(whole: Split, edges: list[int], metrics: Metrics) -> dict[str, float]:
@@ -44,8 +52,9 @@ def measure(whole: Split, edges: list[int], metrics: Metrics) -> dict[str, float
 def directly(whole: Split, near: float, far: float) -> dict[str, float]:
     """Each metric from all pixels at once, in float64, by its definition."""
     prediction, mask, depth = whole
-    p, t = prediction.depth.double().numpy(), depth.double().numpy() / 255
-    figure, truth = prediction.mask.numpy() > 0, mask.numpy() >= 128
+    logits, guess = predicted(prediction)
+    p, t = guess.double().numpy(), depth.double().numpy() / 255
+    figure, truth = logits.numpy() > 0, mask.numpy() >= 128
     metres, true_metres = near + p * (far - near), near + t * (far - near)
     known = true_metres > 0
     metres, true_metres = metres[known], true_metres[known]
@@ -87,8 +96,8 @@ def test_mask_metrics_are_those_of_torchmetrics() -> None:
 
 
 def test_a_raw_mask_is_measured_as_coverage() -> None:
-    (logits, predicted, _), mask, depth = split()
-    raw = Prediction(logits.sigmoid(), predicted, mask_is_logits=False)
+    prediction, mask, depth = split()
+    raw = Prediction(prediction.coverage, prediction.depth, mask_is_logits=False)
     metrics = Metrics()
     metrics.update(raw, mask, depth)
     assert metrics.compute()["mask_iou"].item() == measure(split(), [0, 11], Metrics())["mask_iou"]
@@ -107,6 +116,20 @@ def test_what_a_split_does_not_hold_is_nan_and_not_a_good_number() -> None:
     measured = measure((Prediction(nothing - 9.0, nothing / 255), nothing, nothing), [0, 2], Metrics())
     undefined = {name for name, value in measured.items() if np.isnan(value)}
     assert undefined == {"mask_iou", "mask_dice", "depth_abs_rel", "depth_delta_1.25", "depth_iou_at_half_2020"}
+
+
+def test_only_what_is_predicted_and_known_is_measured() -> None:
+    prediction, mask, depth = split()
+    for one, targets in (
+        (prediction._replace(depth=None), (mask, depth)),
+        (prediction, (mask, None)),
+        (prediction._replace(mask=None), (mask, depth)),
+        (prediction, (None, depth)),
+    ):
+        metrics = Metrics()
+        metrics.update(one, *targets)
+        kind = "mask" if one.mask is not None and targets[0] is not None else "depth"
+        assert metrics.compute().keys() == {name for name in MEANING if name.startswith(kind)}
 
 
 def test_a_reset_forgets() -> None:

@@ -93,6 +93,25 @@ def test_every_parameter_learns(make: Callable[[], nn.Module]) -> None:
     assert not still
 
 
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("heads", [("mask",), ("depth",), ("mask", "depth")], ids=str)
+def test_a_network_has_the_input_and_the_heads_that_are_asked_for(background: bool, heads: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    network = DualUNet(SMALL, background=background, mask="mask" in heads, depth="depth" in heads)
+    fg_bg, bg, *_ = figures(2, 18, 16)
+    prediction = network(fg_bg, bg) if background else network(fg_bg)
+    found = {name: getattr(prediction, name) for name in ("mask", "depth", "coverage")}
+    assert {name for name, one in found.items() if one is not None} == {*heads, *(["coverage"] * ("mask" in heads))}
+    torch.autograd.backward(torch.stack([found[name].square().sum() for name in heads]).sum())
+    assert all(weight.grad is not None and weight.grad.any() for weight in network.parameters())
+    assert network.state_dict().keys() <= small().state_dict().keys()
+
+
+def test_a_network_without_heads_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="predicts mask, depth or both"):
+        DualUNet(SMALL, mask=False, depth=False)
+
+
 def test_coverage_is_the_sigmoid_of_logits_and_the_raw_output_of_the_baseline() -> None:
     fg_bg, bg, *_ = figures(1, 16, 16)
     with torch.inference_mode():

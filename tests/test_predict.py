@@ -44,10 +44,11 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_prediction_has_the_size_of_its_images(trained: Path, height: int, width: int, size: int) -> None:
     model, _ = checkpoint.load_model(trained, CPU)
     image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
-    mask, depth = predict(model, image, image, size)
-    assert mask.shape == depth.shape == (height, width)
-    assert 0 <= mask.min() <= mask.max() <= 1
-    assert 0 <= depth.min() <= depth.max() <= 1
+    found = predict(model, image, image, size)
+    assert found.keys() == {"mask", "depth"}
+    for values in found.values():
+        assert values.shape == (height, width)
+        assert 0 <= values.min() <= values.max() <= 1
 
 
 def test_the_command_writes_a_mask_and_a_depth_for_every_pair(trained: Path, tmp_path: Path) -> None:

@@ -24,14 +24,16 @@ from small_data import (
     division,
     flip,
     images,
+    indexed_here,
 )
 from test_depth import rewritten
+from test_foreign import packed
 from test_interruption import killed_when
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.depth import DepthRange
-from shards.format.splits import SPLITS
+from shards.format.splits import SPLITS, SplitConfig
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
 from shards.ingest.depth import plan_depth
@@ -143,6 +145,22 @@ def test_everything_but_depth_stays_as_it_was(few: Path, made: Path) -> None:
     }
     assert (old.split_by, old.splits, old.left_out) == (new.split_by, new.splits, new.left_out)
     assert verify(LocalFolder(made), ONE_WORKER) == []
+
+
+@pytest.mark.parametrize("others", [(), ("mask",)], ids=["fg_bg", "fg_bg and mask"])
+def test_depth_is_added_to_samples_of_any_components(
+    few: Path, metric: Path, tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    whole = list(images(Dataset.open(few)).items())[:4]
+    names = ("fg_bg", *others)
+    (tmp_path / "tars").mkdir()
+    packed(tmp_path / "tars" / "a.tar", ((f"{key}.{n}.jpg", parts[n]) for key, parts in whole for n in names))
+    before = indexed_here(tmp_path / "tars", SplitConfig())
+    after = labelled(before.root, tmp_path / "made", config(metric))
+    assert list(after.manifest.components) == [*names, "depth"]
+    stored = images(after)
+    assert {key: {n: parts[n] for n in names} for key, parts in stored.items()} == images(before)
+    assert verify(LocalFolder(after.root), ONE_WORKER) == []
 
 
 def test_relative_depth_is_recorded_as_the_model_gives_it_and_fills_its_range(made: Path, relative: Path) -> None:

@@ -88,13 +88,15 @@ def _opened(data: bytes) -> Image.Image:
         raise BadImage("not-an-image", f"begins with {data[:16]!r}") from error
 
 
-def size_and_bits(data: bytes) -> tuple[Size, int] | None:
-    """Read height and width, and 8 or 16 bits a value, from any image's header; None where there is none to read."""
+def read_any_header(data: bytes) -> tuple[str, Size, int] | None:
+    """Read the same as `read_header` of any JPEG or PNG, whole or not; None where `data` is neither."""
     try:
         image = _opened(data)
     except BadImage:
         return None
-    return (image.height, image.width), 16 if image.mode in _PILLOW_MODES[16] else 8
+    extension = next((one for one, name in _PILLOW_NAMES.items() if name == image.format), None)
+    bits = 16 if image.mode in _PILLOW_MODES[16] else 8
+    return (extension, (image.height, image.width), bits) if extension else None
 
 
 def histogram(image: Image.Image) -> NDArray[np.int64]:

@@ -94,7 +94,7 @@ class Statistics:
 class Manifest:
     """Everything about a data set that is said once. `image_size` is height, width.
 
-    components: depth may be missing, where it is still to be predicted; then `depth` and its statistics say nothing.
+    components: fg_bg is always there, each of the others may be missing; without depth, `depth` says nothing.
     sources: names of what the numbers in the keys stand for, by component; for depth the teacher that it is from.
     made_from: digest of the options and of what is in the sources. command: digest of the options and of the sources'
     names, the same whatever is in them; "" where it is not known.

@@ -107,7 +107,7 @@ def plan_conversion(sources: Sequence[Path], config: ConvertConfig) -> Job:
     """
     found = find_samples(sources, config.layout)
     samples = found.samples
-    given = common_formats(["jpg"] * 4, list(_some_images(samples, "fg_bg")), _some_images(samples, "depth"))
+    given = common_formats({name: _some_images(samples, column) for column, name in enumerate(found.components)})
     if given is None:
         raise InputError("most of the files found are no images; the globs (--component) match something else.")
     stored = _stored_formats(given, config)
@@ -140,9 +140,8 @@ def plan_conversion(sources: Sequence[Path], config: ConvertConfig) -> Job:
     )._replace(notes=found.notes)
 
 
-def _some_images(samples: Samples, component: str) -> Iterator[bytes]:
+def _some_images(samples: Samples, column: int) -> Iterator[bytes]:
     """Read one image of about 100 samples, in their order; nothing where it cannot be read."""
-    column = list(BY_NAME).index(component)
     with Reader() as reader:
         for _, entries in samples[:: max(1, len(samples) // LOOKED_AT)]:
             try:

@@ -47,7 +47,7 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
     ]
     goal = replace(
         manifest,
-        components={name: has[name] for name in BY_NAME},
+        components={name: has[name] for name in BY_NAME if name in has},
         depth=config.depth_range,
         statistics={name: found for name, found in manifest.statistics.items() if name != "depth"},
         shards=[Shard(unit.name, made_from=unit.made_from) for unit in units],

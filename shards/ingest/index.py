@@ -2,8 +2,10 @@
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import combinations
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -27,7 +29,8 @@ _PADDING = 1 << 20
 def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) -> Job:
     """Plan the indexing of all tars in `folder`.
 
-    Raises InputError if none of them holds a complete sample.
+    The data set has the components that most of their first samples have, of which fg_bg must be one. Raises InputError
+    if none has it.
     """
     found = sorted(path for path in folder.glob("*.tar") if path.name != SHARED_TAR)
     tars = [path for path in found if not path.name.startswith(".")]
@@ -55,27 +58,44 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
 
 
 def _look(tars: list[Path]) -> Formats:
-    """Find how most images of each component are encoded: by the first complete samples."""
-    named: set[str] = set()
+    """Find which components the samples have, and how most images of each are encoded: by the first samples."""
+    named, found = set[str](), list[tuple[Path, Members]]()
     for tar in tars:
         samples = list_tar(tar)[0].values()
         named |= {f"KEY.{one[0]}" for sample in samples for one in sample.values()}
-        complete = [one for one in samples if one.keys() == BY_NAME.keys() and all(map(_extension, one.values()))]
-        if complete:
-            with tar.open("rb") as file:
-                fg_bg, depth = ([_read(file, one[name]) for one in complete[:LOOKED_AT]] for name in ("fg_bg", "depth"))
-            if formats := common_formats([_extension(complete[0][name]) for name in BY_NAME], fg_bg, depth):
-                return formats
-            raise InputError(f"{tar}: its fg_bg components are no images.")
-    raise InputError(
-        f"{tars[0]}{f' and {len(tars) - 1} more' if tars[1:] else ''}: no sample has all of {', '.join(BY_NAME)} as "
-        f"images; its members are named {', '.join(sorted(named)[:8]) or 'otherwise (not KEY.fg_bg.jpg)'}."
-    )
+        by_name = ({name: one for name, one in sample.items() if _is_image(one)} for sample in samples)
+        found += [(tar, sample) for sample in by_name if "fg_bg" in sample]
+        if len(found) >= LOOKED_AT:
+            break
+    which = f"{tars[0]}{f' and {len(tars) - 1} more' if tars[1:] else ''}"
+    if not found:
+        told = ", ".join(sorted(named)[:8]) or "otherwise (not KEY.fg_bg.jpg)"
+        raise InputError(f"{which}: no sample has an image fg_bg; its members are named {told}.")
+    names = _held_by_most([sample.keys() for _, sample in found[:LOOKED_AT]])
+    whole = [(tar, sample) for tar, sample in found[:LOOKED_AT] if names <= sample.keys()]
+    formats = common_formats({name: _images(whole, name) for name in names})
+    if formats is None:
+        raise InputError(f"{which}: most fg_bg are neither JPEG nor PNG.")
+    return formats
 
 
-def _extension(member: TarMember) -> str:
-    """Return "jpg" or "png" by the member's name, however that is spelled; "" if it is neither."""
-    return IMAGE_SUFFIXES.get("." + member[0].partition(".")[2].lower(), "")
+def _held_by_most(samples: Sequence[Set[str]]) -> Set[str]:
+    """Return the most components that more than half of the samples have together; fg_bg, which all have, is one."""
+    others = BY_NAME.keys() - {"fg_bg"}
+    sets = [{"fg_bg", *some} for count in range(len(BY_NAME)) for some in combinations(sorted(others), count)]
+    held = ((len(some), sum(some <= one for one in samples), some) for some in sets)
+    return max((one for one in held if 2 * one[1] > len(samples)), key=itemgetter(0, 1))[2]
+
+
+def _images(samples: Iterable[tuple[Path, Members]], name: str) -> Iterator[bytes]:
+    for tar, members in samples:
+        with tar.open("rb") as file:
+            yield _read(file, members[name])
+
+
+def _is_image(member: TarMember) -> bool:
+    """Tell whether the member's name is that of a JPEG or PNG, however that is spelled."""
+    return "." + member[0].partition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def _read(file: BinaryIO, member: TarMember) -> bytes:
@@ -97,6 +117,9 @@ class IndexUnit(Unit):
         told = {(one.key, one.component) for one in left_out}
         with self.tar.open("rb") as file:
             for key, members in samples.items():
+                for name in [name for name in members if name not in self.formats]:
+                    source = f"{self.name}/{key}.{members[name][0]}"
+                    yield LeftOut("unused", key, name, source, f"the data set has no {name}, for most samples lack it")
                 missing = [name for name in self.formats if name not in members]
                 if not missing:
                     yield from self._checked(key, members, file)
@@ -109,8 +132,6 @@ class IndexUnit(Unit):
         for name, form in self.formats.items():
             named, *_ = members[name]
             try:
-                if _extension(members[name]) != form.extension:
-                    raise BadImage("wrong-format", f"{named} where {name}.{form.extension} is expected")
                 images[name] = _read(file, members[name])
                 histograms[name] = histogram(decode_image(images[name], form))
             except BadImage as bad:

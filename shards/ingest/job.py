@@ -4,14 +4,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from shards.errors import InputError
-from shards.format.images import ImageFormat, LeftOut, size_and_bits
+from shards.format.images import ImageFormat, LeftOut, read_any_header
 from shards.format.manifest import Manifest, Shard, StoredComponent, from_json
-from shards.format.schema import COMPONENTS, Sample, shard_name
+from shards.format.schema import BY_NAME, Sample, shard_name
 from shards.format.splits import DivisionConfig, counted_samples
 
 Formats = dict[str, ImageFormat]
@@ -134,19 +134,20 @@ def options_of(config: Any, *without: str) -> dict[str, Any]:
     return options
 
 
-def common_formats(extensions: Iterable[str], fg_bg: Iterable[bytes], depth: Iterable[bytes]) -> Formats | None:
-    """Find how most images of each component are encoded: by the names' extensions and the headers of some images.
+def common_formats(images: Mapping[str, Iterable[bytes]]) -> Formats | None:
+    """Find how most images of each component are encoded, by their headers; all have the size of most of `fg_bg`.
 
-    None where most of `fg_bg` are no images. `depth` is asked for only where it is PNG, which may have 16 bits.
+    images: some of each component. None where most of `fg_bg` are neither JPEG nor PNG.
     """
-    found = Counter(map(size_and_bits, fg_bg)).most_common(1)[0][0]
-    if found is None:
+    headers = {name: list(map(read_any_header, some)) for name, some in images.items()}
+    size = Counter(header and header[1] for header in headers["fg_bg"]).most_common(1)[0][0]
+    if size is None:
         return None
-    formats = {
-        one.name: ImageFormat(extension, found[0], 8, one.channels)
-        for one, extension in zip(COMPONENTS, extensions, strict=True)
-    }
-    if formats["depth"].extension == "png":
-        bits = Counter(one[1] for one in map(size_and_bits, depth) if one) or Counter([8])
-        formats["depth"] = formats["depth"]._replace(bits=bits.most_common(1)[0][0])
+    formats: Formats = {}
+    for name, one in BY_NAME.items():
+        if name in headers:
+            # Only depth may have 16 bits. Where there is no image at all, each is left out, and told, when it is read.
+            kinds = [(header[0], header[2] if name == "depth" else 8) for header in headers[name] if header]
+            extension, bits = Counter(kinds or [("jpg", 8)]).most_common(1)[0][0]
+            formats[name] = ImageFormat(extension, size, bits, one.channels)
     return formats

@@ -27,7 +27,8 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     """Write every image of the data set to `out`, or go on with it.
 
     The files are OverlayedImages/FOLDER/KEY.jpg and its likes. FOLDER is the round that all keys tell, else a number.
-    Backgrounds are Background/Shelves_NUMBER.jpg where the keys tell them, else Background/FOLDER/KEY.jpg.
+    Backgrounds are Background/Shelves_NUMBER.jpg where the keys tell them, else Background/FOLDER/KEY.jpg. There is no
+    folder for a component that the data set does not have.
     Raises InputError if a shard is damaged, or if `out` holds something else.
     """
     if out.exists() and any(out.iterdir()) and not (out / WORK).exists():
@@ -70,7 +71,8 @@ def _files(folder: Folder, keys: list[str]) -> Iterator[PurePath]:
 def _shared_backgrounds(dataset: Dataset, keys: list[str]) -> dict[str, int]:
     """Find the number in shared.tar of every background that the keys name; nothing if a name stands for several."""
     names = [known.bg for key in keys if (known := identity(key))]
-    if len(names) < len(keys) or not dataset.manifest.components["bg"].shared:
+    stored = dataset.manifest.components.get("bg")
+    if len(names) < len(keys) or not stored or not stored.shared:
         return {}
     pairs = set(zip(names, dataset.shared_number("bg", np.arange(len(names))).tolist(), strict=True))
     found = dict(pairs)

@@ -49,7 +49,7 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
         manifest=manifest,
         storage=storage_words(manifest),
         sheet=[(dataset.key(row), strip) for row, strip in zip(rows.tolist(), strips, strict=True)],
-        surveyed=len(found["mask"]),
+        surveyed=len(found["fg_bg"]),
         distributions=_distributions(found, manifest),
         coverage=met,
         heat_map=met and heat_map(met["cells"]),
@@ -67,7 +67,8 @@ def _thumbnail(image: Image.Image) -> str:
 def survey(dataset: Dataset, at_most: int = 2000) -> dict[str, NDArray[np.int64]]:
     """Count the grey values in fg_bg (its luma), mask and depth of N samples, spread evenly: int64 (N, 256) each.
 
-    Decodes in threads, as Pillow releases the GIL. Raises InputError if an image does not decode.
+    Of mask and depth only where the data set has them. Decodes in threads, as Pillow releases the GIL. Raises
+    InputError if an image does not decode.
     """
 
     def count(name: str, rows: NDArray[np.int64]) -> list[list[int]]:
@@ -80,11 +81,13 @@ def survey(dataset: Dataset, at_most: int = 2000) -> dict[str, NDArray[np.int64]
 
 
 def _distributions(found: dict[str, NDArray[np.int64]], manifest: Manifest) -> dict[str, tuple[Markup, str]]:
-    """Return a chart and its words for mask area, brightness and, if the data set has it, depth from near to far."""
-    mask, luma, depth = found["mask"], found["fg_bg"], manifest.depth
-    area = 100 * mask[:, 128:].sum(1) / mask.sum(1)  # a pixel of half the greatest value or more is the figure's
-    brightness = luma @ np.arange(256) / luma.sum(1) / 255
-    charts = {"area": chart(area, 0, area.max() or 1, " %"), "brightness": chart(brightness, 0, 1)}
+    """Return a chart and its words for brightness and, if there are such, mask area and depth from near to far."""
+    luma, depth = found["fg_bg"], manifest.depth
+    charts = {"brightness": chart(luma @ np.arange(256) / luma.sum(1) / 255, 0, 1)}
+    if "mask" in found:
+        mask = found["mask"]
+        area = 100 * mask[:, 128:].sum(1) / mask.sum(1)  # a pixel of half the greatest value or more is the figure's
+        charts["area"] = chart(area, 0, area.max() or 1, " %")
     if "depth" in found:
         levels, unit = np.linspace(depth.black, depth.white, 256), " m" if depth.unit == "m" else ""
         charts["depth"] = chart(levels, depth.near, depth.far, unit, found["depth"].sum(0))

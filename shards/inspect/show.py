@@ -53,7 +53,7 @@ def storage_words(manifest: Manifest) -> str:
 
 
 def contact_sheet(dataset: Dataset, path: Path, samples: int) -> None:
-    """Draw samples spread evenly, a column each: fg_bg, mask, depth, bg; written to `path` as PNG."""
+    """Draw samples spread evenly, a column each, a component a row; written to `path` as PNG."""
     rows, names = evenly(len(dataset), samples), list(dataset.manifest.components)
     height, width = dataset.manifest.image_size
     sheet = Image.new("RGB", (len(rows) * (width + 2), len(names) * (height + 2)), "white")

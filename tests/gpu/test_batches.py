@@ -132,7 +132,7 @@ def test_no_pixels_return_to_the_host(
         known.cpu()
     with Loader(config, device=device) as loader:
         batches = iter(loader)
-        smallest = next(batches).mask[0].numel()
+        smallest = next(batches).fg_bg[0, 0].numel()
         with profile(activities=activities) as loading:
             for _ in range(BATCHES):
                 next(batches)

@@ -39,6 +39,7 @@ def test_what_it_gives_is_what_was_decoded(small: LoaderConfig, device: torch.de
         for batch in loader:
             places = torch.tensor([first[int(row)] for row in batch.index], device=device)
             for name, image, all_of_it in zip(IMAGES, batch[:4], decoded, strict=True):
+                assert image is not None
                 assert image.device.type == device.type
                 assert torch.equal(image, all_of_it[places]), name
         assert loader.stats.since(before).spent["decode"] == 0
@@ -76,6 +77,8 @@ def test_a_device_without_an_index_is_the_first(config: LoaderConfig, scale: Sca
             for one, other in zip(without, with_index, strict=True):
                 assert torch.equal(one.index, other.index)
                 for image, same in zip(one[:4], other[:4], strict=True):
+                    assert image is not None
+                    assert same is not None
                     assert image.device == device
                     assert torch.equal(image, same)
 
