@@ -13,7 +13,7 @@ class Component:
     """One image of a sample, stored in the tar as `KEY.{name}.{extension}`.
 
     shared: the same image belongs to many samples; the index keeps each distinct one once.
-    folder: the folder, or the beginning of the zip's name, that holds it in the layout of 2020.
+    folder: the folder that holds it in the layout of 2020, in which data sets are exported.
     """
 
     name: str

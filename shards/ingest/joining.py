@@ -39,9 +39,7 @@ class Affix(NamedTuple):
         """Cut it off a name that has it, with what separates it from the rest."""
         if not (name.startswith(self.prefix) and name.endswith(self.suffix)):
             return name
-        return (
-            name[len(self.prefix) : len(name) - len(self.suffix)].strip("_- .") if self.prefix or self.suffix else name
-        )
+        return name[len(self.prefix) : len(name) - len(self.suffix)].strip("_- .") if any(self) else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +141,9 @@ def _join(files: Files, shares: Iterable[Share], names: Sequence[str], rule: Rul
 
 
 def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Pattern[str]]) -> Joined:
-    """Join the files of all components but backgrounds by the shortest key that tells the samples apart.
+    """Join the files of all components but backgrounds by the shortest key that tells the samples apart, if one does.
 
-    Raises Ambiguous where no key does.
+    Names are taken as they are where that makes samples of half the files; else without what tells their component.
     """
     names = list(dict.fromkeys(share.component for share in shares))
     plain = _shortest(files, shares, names, Rule(patterns=patterns))
@@ -163,8 +161,8 @@ def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Patter
 def _shortest(files: Files, shares: Sequence[Share], names: Sequence[str], rule: Rule) -> Joined:
     """Join by as many parts of the path as are needed for no two files of a component to have one key.
 
-    A few files that have another one's key are strays, and so are those that only keys tell apart by which fewer
-    samples are complete: folders do not belong to the names.
+    A few files that have the key of another are strays, and folders do not belong to the names. Nor do they where fewer
+    samples would be complete.
     """
     first = _join(files, shares, names, rule)
     if len(first.twice) > _STRAYS * sum(len(share.numbers) for share in shares):
