@@ -61,7 +61,7 @@ class Job(NamedTuple):
     """A plan, and the units that build its shards, one each.
 
     in_place: the tars are there already and stay as they are. exclusive: a unit uses all cores of a machine.
-    gpu: a unit uses a GPU where there is one.
+    gpu: a unit uses a GPU where there is one. notes: what a person should know before the work begins, in sentences.
     """
 
     plan: Plan
@@ -69,6 +69,7 @@ class Job(NamedTuple):
     in_place: bool = False
     exclusive: bool = False
     gpu: bool = False
+    notes: list[str] = []  # noqa: RUF012 - nobody adds to it
 
 
 def divided(samples: Any, division: DivisionConfig, at_most: int) -> Iterator[tuple[str, Any, range]]:
