@@ -69,7 +69,7 @@ def pixels(data: bytes) -> NDArray[np.int64]:
 
 
 COLOURS = Image.fromarray(noise(HIGH, WIDE, 3))
-FIGURE = np.uint8(np.indices((HIGH, WIDE))[1] > WIDE // 2)
+FIGURE: NDArray[np.uint8] = (np.indices((HIGH, WIDE))[1] > WIDE // 2).astype(np.uint8)
 RAMP = np.linspace(0, 255, HIGH * WIDE).astype(np.uint8).reshape(HIGH, WIDE)
 PLAIN = {"fg_bg": file_of(COLOURS), "mask": file_of(FIGURE * 255), "depth": file_of(RAMP), "bg": file_of(COLOURS)}
 
@@ -186,7 +186,7 @@ def test_every_kind_of_image_becomes_what_is_stated_in_every_component(tmp_path:
     assert dataset.manifest.left_out == {}
 
 
-ARRAYS = {
+ARRAYS: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
     "bool": (FIGURE > 0, FIGURE * 255),
     "uint8": (GREYS, GREYS),
     "uint16": (np.asarray(deep(GREYS)), GREYS),
@@ -251,7 +251,7 @@ def test_pictures_of_several_are_their_first(tmp_path: Path) -> None:
     dataset = made(tmp_path, fg_bg=several["MPO"], bg=several["TIFF"])
     assert dataset.manifest.components["fg_bg"].extension == "jpg"
     assert all((pixels(data) == np.asarray(COLOURS)).all() for data in stored(dataset, "bg"))
-    assert all(np.abs(pixels(data) - np.asarray(COLOURS)).mean() < 40 for data in stored(dataset, "fg_bg"))
+    assert all(np.abs(pixels(data) - pixels(several["MPO"])).mean() < 4 for data in stored(dataset, "fg_bg"))
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_a_later_exception_is_left_out_and_size_advised(
     assert ("--size" in detail) == (kind != "not-an-image")
     if kind != "not-an-image":
         whole = built_here(planned_of(tmp_path / "in", size=16), tmp_path / "scaled")
-        assert len(whole) == (5 if kind == "wrong-size" and not (HIGH - 1) * WIDE / (HIGH * WIDE) > 0.98 else 6)
+        assert len(whole) == (5 if kind == "wrong-size" else 6)  # 23 rows of 24 are another shape
 
 
 GROUND, CLASSES = np.zeros((HIGH, WIDE), np.uint8), FIGURE * np.uint8(15) + FIGURE[::-1, ::-1] * np.uint8(3)
@@ -299,7 +299,7 @@ def with_palette(indices: NDArray[np.uint8], palette: list[int]) -> Image.Image:
 
 
 GREY_STEPS = [value for value in (255, 0) for _ in range(3)]
-MASKS: dict[str, tuple[bytes, NDArray[np.integer], str]] = {
+MASKS: dict[str, tuple[bytes, NDArray[Any], str]] = {
     "0 and 1": (file_of(FIGURE), FIGURE, "mask: 0 and 1, stored as 0 and 255"),
     "0 and 1 of 16 bits": (file_of(FIGURE.astype(np.uint16)), FIGURE, "mask: 0 and 1, stored as 0 and 255"),
     "0 and 255 of 16 bits": (file_of(FIGURE * np.uint16(255)), FIGURE, "mask: classes 0 to 255; all above 0 is figure"),
@@ -333,6 +333,26 @@ def test_masks_of_other_values_are_recognised(tmp_path: Path, kind: str, size: i
     wanted = scale_image(wanted, (size, size)) if size else wanted
     dataset = built_here(job, tmp_path / "out")
     assert all((pixels(one) == np.asarray(wanted)).all() for one in stored(dataset, "mask"))
+
+
+def test_values_are_converted_where_headers_alone_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "DECODED", 1)
+    dataset = made(tmp_path, {"verify": "header"}, mask=file_of(FIGURE))
+    assert all((pixels(one) == FIGURE * 255).all() for one in stored(dataset, "mask"))
+
+
+def test_what_else_a_file_says_is_not_kept_when_it_is_encoded_again(tmp_path: Path) -> None:
+    """A transparent colour, say, which another reader would make alpha of."""
+    palette = file_of(in_mode("P", True), transparency=bytes(range(64)))
+    dataset = made(
+        tmp_path,
+        {"size": 16},
+        fg_bg=file_of(COLOURS.copy(), "JPEG", comment=b"said"),
+        depth=file_of(RAMP, transparency=7),
+        bg=palette,
+    )
+    told = {"comment", "transparency"}
+    assert not any(told & opened(data).info.keys() for parts in images(dataset).values() for data in parts.values())
 
 
 def test_an_image_of_ground_alone_is_no_obstacle(tmp_path: Path) -> None:
@@ -506,7 +526,7 @@ def test_images_are_stored_upright(
     right = {name: [ImageOps.exif_transpose(opened(data)) for data in some] for name, some in files.items()}
     bare = {name: file_of(some[0].copy(), "JPEG" if form == "JPEG" else "PNG") for name, some in right.items()}
     given = {name: [*some, bare[name]] for name, some in files.items()}
-    dataset = made(tmp_path, {"verify": verified}, **given)  # type: ignore[arg-type]
+    dataset = made(tmp_path, {"verify": verified}, **given)
     assert dataset.manifest.left_out == {}
     for name in NAMES:
         *found, last = stored(dataset, name)
@@ -529,9 +549,9 @@ def test_composing_turns_cut_outs_and_backgrounds(tmp_path: Path, orientation: i
         if form == "PNG":
             assert np.array_equal(np.asarray(load_figure(path)), np.asarray(load_figure(right)))
         else:
-            backgrounds = [load_background(one, None, WIDE) for one in (path, right)]
-            assert np.array_equal(*(np.asarray(one.image) for one in backgrounds))
-            assert "exif" not in opened(backgrounds[0].data).info
+            found, wanted = (load_background(one, None, WIDE) for one in (path, right))
+            assert np.array_equal(np.asarray(found.image), np.asarray(wanted.image))
+            assert "exif" not in opened(found.data).info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -634,13 +654,13 @@ def test_the_size_that_images_have_is_for_those_that_need_it(tmp_path: Path) -> 
     )
     square = {"fg_bg": fg_bg, "mask": mask, "depth": depth, "bg": fg_bg}
     for size in (20, 21):
-        assert f"size {size}: the images are 20x20" in refused(tmp_path / str(size), {"size": size}, **square)  # type: ignore[arg-type]
+        assert f"size {size}: the images are 20x20" in refused(tmp_path / str(size), {"size": size}, **square)
     large = file_of(Image.fromarray(RAMP).resize((40, 40)))
-    dataset = made(tmp_path / "scaled", {"size": 20}, **square | {"depth": large})  # type: ignore[arg-type]
+    dataset = made(tmp_path / "scaled", {"size": 20}, **square | {"depth": large})
     assert [stored(dataset, name)[0] for name in ("fg_bg", "mask", "bg")] == [fg_bg, mask, fg_bg]
     assert (pixels(stored(dataset, "depth")[0]) == np.asarray(scale_image(opened(large), (20, 20)))).all()
     bmp = file_of(opened(mask), "BMP")
-    assert stored(made(tmp_path / "bmp", {"size": 20}, **square | {"mask": bmp}), "fg_bg")[0] == fg_bg  # type: ignore[arg-type]
+    assert stored(made(tmp_path / "bmp", {"size": 20}, **square | {"mask": bmp}), "fg_bg")[0] == fg_bg
 
 
 def test_what_is_recognised_tells_two_data_sets_apart(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def plan_conversion(sources: Iterable[Path], config: ConvertConfig) -> Job:
     if not len(samples):
         counts = ", ".join(f"{count} {name}" for name, count in listing.counts.items())
         raise InputError(f"no complete sample among {listing.files} files: {counts}. See `convert --help`.")
-    some = list(_some_images(samples, 0))
     found = {name: _some_images(samples, column) for column, name in enumerate(listing.counts)}
+    some = list(found["fg_bg"])
     made = plan_pixels(found | {"fg_bg": some}, config)
     full = config.verify == "full"
     units = [
