@@ -674,6 +674,8 @@ def test_what_is_recognised_tells_two_data_sets_apart(tmp_path: Path) -> None:
         assert len(found) == i + 2
     for path in (plain / TREES["mask"]).iterdir():
         path.write_bytes(PLAIN["mask"])
+    for path in (plain / TREES["depth"]).iterdir():  # stored as it is too: of that nothing is recognised
+        path.write_bytes(file_of(RAMP, "JPEG"))
     assert planned_of(plain).plan.manifest.made_from == before
 
 

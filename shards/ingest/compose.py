@@ -169,10 +169,9 @@ def load_background(path: Path, depth: Path | None, size: int, bits: int = 8) ->
     `bits` are of a value of the depth images that are to be made. Raises BadImage if either cannot be used.
     A JPEG of that size already is stored as it is, unless its EXIF data turns it: encoding it again would only lose.
     """
-    loaded = _loaded(path)
-    image = upright(loaded)
+    image = upright(_loaded(path))  # which has no format any more if it is turned
     metres = _measured(depth / f"{path.stem}.png", image.size, size) if depth else None
-    as_it_is = image is loaded and image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
+    as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
     fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
     data = path.read_bytes() if as_it_is else encode_image(fitted, "jpg", full_chroma=size < SIZE_2020)
     channels = (*Image.open(io.BytesIO(data)).convert("RGB").split(), Image.new("L", (size, size)))
