@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 from functools import lru_cache
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -205,7 +206,7 @@ def _of_array(data: bytes) -> Image.Image:
     """Make an image of the array in an .npy file."""
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError) as error:
         raise BadImage("truncated", str(error)) from error
     shape = array.shape
     if array.ndim == 3 and 1 in (shape[0], shape[2]):
