@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.reader import Encoded
+from shards.format.images import upright
 from shards.format.manifest import StoredComponent
 
 Components = Mapping[str, StoredComponent]
@@ -44,4 +45,5 @@ def _pixels(image: memoryview, mode: str) -> NDArray[np.uint8] | NDArray[np.uint
     opened = Image.open(io.BytesIO(image))
     if mode == "I;16" and opened.mode != mode:  # Pillow would convert it, and its numbers mean something else
         raise ValueError(f"an image has mode {opened.mode} where 16 bits a value are expected")
-    return np.asarray(opened.convert(mode))
+    opened.load()
+    return np.asarray(upright(opened).convert(mode))

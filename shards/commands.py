@@ -33,7 +33,7 @@ app = tyro.extras.SubcommandApp()
 
 def _build(job: Job, out: str, config: BuildConfig) -> None:
     for note in job.notes:
-        console.print(note)
+        console.print(note, markup=False)
     if build_dataset(job, folder_at(out), config):
         describe(folder_at(out), console)
     else:

@@ -171,8 +171,8 @@ def bomb(data: bytes) -> bytes:
     return data[:height] + (20_000).to_bytes(2) * 2 + data[height + 4 :]
 
 
-def saved(path: Path, mode: str, size: int) -> bytes:
-    Image.new(mode, (size, size)).save(path, "JPEG")
+def saved(path: Path, mode: str, size: int, form: str = "JPEG") -> bytes:
+    Image.new(mode, (size, size)).save(path, form)
     return path.read_bytes()
 
 
@@ -181,7 +181,7 @@ BREAK: dict[str, Callable[[Path], bytes]] = {
     "empty": lambda path: b"",
     "not-an-image": lambda path: b"see the other folder",
     "wrong-size": lambda path: saved(path, "RGB", 47),
-    "wrong-mode": lambda path: saved(path, "CMYK", 48),
+    "wrong-format": lambda path: saved(path, "F", 48, "TIFF"),
     "too-large": lambda path: bomb(path.read_bytes()),
 }
 

@@ -106,10 +106,10 @@ def test_files_of_16_bits_are_converted_as_they_are(messy: Path, tmp_path: Path)
     next((messy / "DepthImage").rglob(f"{narrow}.png")).write_bytes(encode_image(Image.new("L", (SIZE, SIZE)), "png"))
     opened = convert([messy], tmp_path / "out")
     assert opened.manifest.components["depth"].bits == 16
-    assert opened.manifest.left_out == {"wrong-mode": 1}
-    assert {key: stored["depth"] for key, stored in images(opened).items()} == {
-        key: data for key, data in given.items() if key != narrow
-    }
+    found = {key: stored["depth"] for key, stored in images(opened).items()}
+    black = Image.open(io.BytesIO(found.pop(narrow)))
+    assert (black.mode, black.getextrema()) == ("I;16", (0, 0))
+    assert found == {key: data for key, data in given.items() if key != narrow}
 
 
 def test_existing_depth_means_what_is_said_of_it(folders: Path, tmp_path: Path) -> None:

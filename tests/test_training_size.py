@@ -180,9 +180,9 @@ def test_statistics_are_those_of_the_resized_pixels(lossless: Path) -> None:
         assert statistics.std == pytest.approx(values.std(0), abs=within)
 
 
-def test_the_files_are_checked_at_their_own_size(messy: Path, tmp_path: Path) -> None:
+def test_the_files_are_checked_at_the_size_that_they_have(messy: Path, tmp_path: Path) -> None:
     small, cut, *_ = sorted((messy / TREES["mask"] / "0").iterdir())
-    Image.new("L", (SMALL, SMALL)).save(small)
+    Image.new("L", (SMALL, SMALL + 1)).save(small)
     cut.write_bytes(cut.read_bytes()[:-100])
     dataset = scaled(messy, tmp_path / "out")
     assert dataset.manifest.left_out == {"truncated": 1, "wrong-size": 1}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from shards.format.storage import replacing
 
@@ -19,6 +19,10 @@ IMAGE_SUFFIXES = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 """The format that a file name promises."""
 JPEG_QUALITY = 95
 """The quality of the data set of 2020."""
+_READ = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+"""What Pillow may open: the formats that images come in, and none that it leaves to other programs."""
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError, ArithmeticError)
+"""What Pillow raises where an image is damaged; the last ones in its readers of rarer formats."""
 _PILLOW_NAMES = {"jpg": "JPEG", "png": "PNG"}
 _PILLOW_MODES = {8: {"L", "RGB"}, 16: {"I;16"}}
 
@@ -57,41 +61,89 @@ class LeftOut(NamedTuple):
 def decode_image(data: bytes, expected: ImageFormat) -> Image.Image:
     """Decode `data` wholly, to mode RGB, L or, of 16 bits, I;16; RGB and grey are converted to each other.
 
-    Raises BadImage of kind empty, not-an-image, wrong-format, wrong-mode, too-large, wrong-size or truncated. Format,
-    mode and size are checked by the header, before memory is spent on the pixels.
+    Raises BadImage of kind empty, not-an-image, wrong-format, wrong-mode, too-large, turned, wrong-size or truncated.
+    Format, mode and size are checked by the header, before memory is spent on the pixels.
     """
-    image = _opened(data)
+    image = open_image(data)
     if image.format != _PILLOW_NAMES[expected.extension]:
         raise BadImage("wrong-format", f"{image.format} where {expected.extension} is expected")
     if image.mode not in _PILLOW_MODES[expected.bits]:
         wanted = "RGB or grey" if expected.bits == 8 else f"grey of {expected.bits} bits"
         raise BadImage("wrong-mode", f"{image.mode} where {wanted} is expected")
+    _refuse_turned(image)
     height, width = expected.size
     if image.size != (width, height):
         raise BadImage("wrong-size", f"{image.width}x{image.height} where {width}x{height} is expected")
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadImage("truncated", str(error)) from error
+    load_image(image)
+    _refuse_turned(image)  # a PNG may say so behind its pixels
     mode = "I;16" if expected.bits == 16 else "RGB" if expected.channels == 3 else "L"
     return image if image.mode == mode else image.convert(mode)
 
 
-def _opened(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """Read the header of an image. Raises BadImage of kind empty, not-an-image or too-large."""
     if not data:
         raise BadImage("empty", "zero bytes")
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=_READ)
     except Image.DecompressionBombError as error:
         raise BadImage("too-large", str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except _BROKEN as error:
         raise BadImage("not-an-image", f"begins with {data[:16]!r}") from error
+
+
+def load_image(image: Image.Image) -> None:
+    """Decode the pixels of an opened image. Raises BadImage of kind truncated."""
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise BadImage("truncated", str(error)) from error
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What is to be done to an image of each orientation in EXIF."""
+
+
+def _turn(exif: bytes) -> Image.Transpose | None:
+    try:
+        found = Image.Exif()
+        found.load(exif)
+        return _TURNS.get(found.get(ExifTags.Base.Orientation, 1))
+    except _BROKEN:
+        return None  # DALI does not turn such an image either
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Tell how an image must be turned to be seen as its EXIF data says; None where it is upright.
+
+    What XMP says is not asked, as DALI does not ask it.
+    """
+    return _turn(image.info["exif"]) if "exif" in image.info else None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a decoded image as its EXIF data says."""
+    turn = turn_of(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _refuse_turned(image: Image.Image) -> None:
+    if turn_of(image) is not None:
+        raise BadImage("turned", "its EXIF data says that it must be turned; not every reader does")
 
 
 def read_any_header(data: bytes) -> tuple[str, Size, int] | None:
     """Read the same as `read_header` of any JPEG or PNG, whole or not; None where `data` is neither."""
     try:
-        image = _opened(data)
+        image = open_image(data)
     except BadImage:
         return None
     extension = next((one for one, name in _PILLOW_NAMES.items() if name == image.format), None)
@@ -155,13 +207,13 @@ it announces further images, which makes the file another format (MPO) to Pillow
 def read_header(data: bytes) -> tuple[str, Size, int] | None:
     """Read extension, size and bits of a plain grey or RGB image, in a fraction of the time that Pillow takes.
 
-    None where there is anything unusual before the pixels or the file does not end as its format must: such a file must
-    be decoded to be judged.
+    None where there is anything unusual before the pixels, EXIF data that turns the image included, or the file does
+    not end as its format must: such a file must be decoded to be judged.
     """
     if data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9"):
         beginning = data[: data.find(b"\xff\xc0", 0, 1024) + 10]  # the frame header of most images is not farther
         return _of_beginning(beginning) or _jpeg_header(data)
-    if data.startswith(PNG_START) and data.endswith(_PNG_END):
+    if data.startswith(PNG_START) and data.endswith(_PNG_END) and b"eXIf" not in data:
         width, height, bits, kind = struct.unpack_from(">2L2B", data, len(PNG_START))
         plain = (bits, kind) in ((8, 0), (8, 2), (16, 0))  # grey or RGB; of 16 bits only grey is stored
         return ("png", (height, width), bits) if plain else None
@@ -177,6 +229,8 @@ def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
             plain = bits == 8 and channels in (1, 3) and height and width
             return ("jpg", (height, width), bits) if plain else None
         if marker not in _PLAIN:
+            return None
+        if marker == 0xE1 and data.startswith(b"Exif\0", at + 4) and _turn(data[at + 4 : at + 2 + length]) is not None:
             return None
         at += 2 + length
     return None

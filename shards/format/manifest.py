@@ -56,15 +56,17 @@ class StoredComponent:
 class Encoding:
     """What was done to the pixels before they were stored.
 
-    resized_from: height and width of the files that were scaled to `image_size`; None where images were composed in it.
-    resized_by: the filter that scaled them, or what they were composed of.
-    jpeg_quality, jpeg_chroma: how the components stored as jpg were encoded; those stored as png are exact.
+    resized_from: height and width of the files that were scaled to `image_size`, or of most; None where none were.
+    resized_by: the filter that scaled them, or what images were composed of; empty where neither was done.
+    jpeg_quality, jpeg_chroma: how images of the components stored as jpg were encoded; those stored as png are exact.
+    converted: by component, in words, what was done to its files besides; none where they are kept or only scaled.
     """
 
     resized_from: Size | None
     resized_by: str
     jpeg_quality: int = JPEG_QUALITY
     jpeg_chroma: str
+    converted: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

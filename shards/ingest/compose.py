@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from shards.errors import InputError
 from shards.format.depth import METRES, STORED, DepthFormat, load_millimetres
-from shards.format.images import IMAGE_SUFFIXES, BadImage, ImageFormat, LeftOut, encode_image, histogram
+from shards.format.images import IMAGE_SUFFIXES, BadImage, ImageFormat, LeftOut, encode_image, histogram, upright
 from shards.format.manifest import Encoding
 from shards.format.schema import BY_NAME, Sample, sample_key
 from shards.format.splits import COUNTED, DivisionConfig, unit_interval
@@ -161,7 +161,7 @@ def load_figure(path: Path) -> Image.Image:
         raise BadImage("no-alpha", f"mode {image.mode}; a cut-out needs an alpha channel")
     if "transparency" in image.info and image.format == "PNG" and path.read_bytes()[24] == 16:  # bits of a value
         raise BadImage("wide-alpha", "one colour of 16 bits per channel is transparent; save it with an alpha channel")
-    figure = image.convert("RGBA")
+    figure = upright(image).convert("RGBA")
     box = figure.getchannel("A").getbbox()
     if box is None:
         raise BadImage("empty-alpha", "all of it is transparent")
@@ -172,9 +172,9 @@ def load_background(path: Path, depth: Path | None, size: int, bits: int = 8) ->
     """Load a background, and its depth map if there is a folder `depth`, both `size` x `size`.
 
     `bits` are of a value of the depth images that are to be made. Raises BadImage if either cannot be used.
-    A JPEG of that size already is stored as it is: encoding it again would only lose.
+    A JPEG of that size already is stored as it is, unless its EXIF data turns it: encoding it again would only lose.
     """
-    image = _loaded(path)
+    image = upright(_loaded(path))  # which has no format any more if it is turned
     metres = _measured(depth / f"{path.stem}.png", image.size, size) if depth else None
     as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
     fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)

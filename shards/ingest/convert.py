@@ -5,24 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.depth import ExistingDepthConfig
-from shards.format.images import BadImage, ImageFormat, LeftOut, decode_image, encode_image, histogram, scale_image
-from shards.format.manifest import Encoding
+from shards.format.images import BadImage, LeftOut, Size, histogram
 from shards.format.schema import BY_NAME, Sample
 from shards.format.splits import COUNTED, DivisionConfig
-from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, divided, fingerprint, options_of, planned
+from shards.ingest.job import LOOKED_AT, Job, Unit, divided, fingerprint, options_of, planned
 from shards.ingest.listing import Samples
+from shards.ingest.looks import PixelsConfig, plan_pixels
+from shards.ingest.pixels import Making, same_shape
 from shards.ingest.samples import Layout, find_samples
 from shards.ingest.zips import Entry, Reader
-
-Checked = tuple[bytes, NDArray[np.int64] | None] | BadImage
-"""An image as it is stored, and its histogram where it is counted; or why it cannot be used."""
 
 _OF_LAYOUT = ("component", "key", "background", "list", "columns")
 """Options that say which files are meant. What they find is digested itself."""
@@ -31,7 +28,7 @@ DECODED = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(ExistingDepthConfig):
+class ConvertConfig(PixelsConfig):
     """How image files become samples."""
 
     component: tuple[str, ...] = ()
@@ -44,22 +41,12 @@ class ConvertConfig(ExistingDepthConfig):
     """CSV or TSV with a line a sample, which names its images by path; instead of all of the above"""
     columns: tuple[str, ...] = ()
     """what the columns of the list are (fg_bg, mask, depth, bg, key; anything else for others), if it has no header"""
-    size: int | None = None
-    """height and width to which all images are scaled down and encoded again; without it the files stay as they are"""
-    lossless: bool = False
-    """with size: mask and depth as PNG, which no second encoding blurs"""
     verify: Literal["full", "header"] = "full"
     """full decodes every image; header reads headers and ends, and decodes 1,000 samples for the statistics"""
     division: DivisionConfig = field(default_factory=DivisionConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and self.size < 16:
-            raise InputError(f"size {self.size}: at least 16 is needed.")
-        if self.lossless and self.size is None:
-            raise InputError(
-                "lossless needs size. Without it every file is stored as it is, and there is no loss to be spared."
-            )
         if self.size is not None and self.verify == "header":
             raise InputError("verify header: with size every image is decoded. Give one of the two.")
         if self.list and (self.component or self.key or self.background):
@@ -107,37 +94,35 @@ def plan_conversion(sources: Sequence[Path], config: ConvertConfig) -> Job:
     """
     found = find_samples(sources, config.layout)
     samples = found.samples
-    given = common_formats({name: _some_images(samples, column) for column, name in enumerate(found.components)})
-    if given is None:
-        raise InputError("most of the files found are no images; the globs (--component) match something else.")
-    stored = _stored_formats(given, config)
-    full, options = config.verify == "full", options_of(config, *_OF_LAYOUT)
+    looked_at = {name: _some_images(samples, column) for column, name in enumerate(found.components)}
+    made = plan_pixels(looked_at, config)
+    full = config.verify == "full"
+    # What was recognised in some files, and which are counted, is decided by all samples; both decide what becomes of
+    # each.
+    options = options_of(config, *_OF_LAYOUT) | {"makings": repr(made.makings)}
     units = [
         ConvertUnit(
             name=name,
             size=len(part),
-            # What most images are, and which are counted, is decided by all samples, and decides what becomes of these.
-            made_from=fingerprint(options | {"given": given, "counted": counted}, [part.digest()]),
+            made_from=fingerprint(options | {"counted": counted}, [part.digest()]),
             entries=part,
-            given=given,
-            stored=stored,
+            makings=made.makings,
             counted=counted,
             full=full,
         )
         for name, part, counted in divided(samples, config.division, COUNTED if full else DECODED)
     ]
-    scaled = Encoding(resized_from=given["fg_bg"].size, resized_by="bilinear, antialiased", jpeg_chroma="4:4:4")
     return planned(
         units,
-        stored,
+        {name: making.stored for name, making in made.makings.items()},
         config.division,
         found.left_out,
-        depth=config.depth_range,
+        depth=made.depth,
         made_from=fingerprint(options, (unit.made_from.encode() for unit in units)),
         command=fingerprint(options_of(config) | {"convert": [source.resolve() for source in sources]}, []),
-        storage=scaled if config.size else None,
+        storage=made.storage,
         verified=config.verify,
-    )._replace(notes=found.notes)
+    )._replace(notes=[*found.notes, *made.notes])
 
 
 def _some_images(samples: Samples, column: int) -> Iterator[bytes]:
@@ -150,31 +135,24 @@ def _some_images(samples: Samples, column: int) -> Iterator[bytes]:
                 yield b""
 
 
-def _stored_formats(given: Formats, config: ConvertConfig) -> Formats:
-    """Decide what becomes of each component: scaled, in the format that it has, but mask and depth PNG if lossless."""
-    if config.size is None:
-        return given
-    size, wanted = given["fg_bg"].size, (config.size, config.size)
-    if wanted == size or config.size > min(size):
-        raise InputError(
-            f"size {config.size}: the images are {size[1]}x{size[0]}. Give a smaller size, or none to keep them."
-        )
-    return {
-        name: form._replace(size=wanted, extension="png" if config.lossless and form.channels == 1 else form.extension)
-        for name, form in given.items()
-    }
+class Checked(NamedTuple):
+    """An image as it is stored, its histogram where it is counted, and height and width of what was in the file."""
+
+    data: bytes
+    histogram: NDArray[np.int64] | None
+    size: Size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertUnit(Unit):
     """The images of one shard.
 
-    counted: numbers of the samples whose pixels are counted. full: else of the others only headers are read.
+    makings: what becomes of them, by component. counted: numbers of the samples whose pixels are counted. full: else of
+    the others only headers are read.
     """
 
     entries: Samples
-    given: Formats
-    stored: Formats
+    makings: dict[str, Making]
     counted: range
     full: bool
 
@@ -183,31 +161,38 @@ class ConvertUnit(Unit):
             own = partial(_checked, reader)
             for number, (key, entries) in enumerate(self.entries):
                 count = number in self.counted
-                images, histograms = {}, {}
-                for (name, given), entry in zip(self.given.items(), entries, strict=True):
+                found: dict[str, Checked] = {}
+                for (name, making), entry in zip(self.makings.items(), entries, strict=True):
                     check = _shared if BY_NAME[name].shared else own
-                    found = check(entry, given, self.stored[name], count or self.full, count)
-                    if isinstance(found, BadImage):
-                        yield LeftOut(found.kind, key, name, entry.path, found.detail)
+                    one = check(entry, making, count or self.full, count)
+                    if not isinstance(one, BadImage) and making.scale and found:
+                        one = _of_shape(one, *next(iter(found.items())))
+                    if isinstance(one, BadImage):
+                        yield LeftOut(one.kind, key, name, entry.path, one.detail)
                     else:
-                        images[name], histograms[name] = found
-                if images.keys() == self.given.keys():
-                    yield Sample(key, images, {name: one for name, one in histograms.items() if one is not None})
+                        found[name] = one
+                if found.keys() == self.makings.keys():
+                    images = {name: one.data for name, one in found.items()}
+                    counts = {name: one.histogram for name, one in found.items() if one.histogram is not None}
+                    yield Sample(key, images, counts)
 
 
-def _checked(
-    reader: Reader, entry: Entry, given: ImageFormat, stored: ImageFormat, decode: bool, count: bool
-) -> Checked:
+def _of_shape(one: Checked, name: str, first: Checked) -> Checked | BadImage:
+    """Return an image, or why not, if it has not the shape of its sample's first one, whose component is `name`."""
+    if same_shape(one.size, first.size):
+        return one
+    (height, width), (high, wide) = one.size, first.size
+    return BadImage("wrong-size", f"{width}x{height}, but {name} has {wide}x{high}, which is another shape")
+
+
+def _checked(reader: Reader, entry: Entry, making: Making, decode: bool, count: bool) -> Checked | BadImage:
     """Read and check an image, and make it what is stored. Its statistics are those of the pixels before encoding."""
     try:
         data = reader.read(entry)
-        if not decode and given.heads(data):
-            return data, None
-        image = decode_image(data, given)
-        if stored != given:
-            image = scale_image(image, stored.size)
-            data = encode_image(image, stored.extension, full_chroma=True)
-        return data, histogram(image) if count else None
+        if not decode and making.keeps(data):
+            return Checked(data, None, making.stored.size)
+        data, image, size = making.make(data)
+        return Checked(data, histogram(image) if count else None, size)
     except BadImage as bad:
         return bad
     except OSError as error:
@@ -215,6 +200,6 @@ def _checked(
 
 
 @lru_cache(maxsize=1024)
-def _shared(entry: Entry, given: ImageFormat, stored: ImageFormat, decode: bool, count: bool) -> Checked:
+def _shared(entry: Entry, making: Making, decode: bool, count: bool) -> Checked | BadImage:
     with Reader() as reader:
-        return _checked(reader, entry, given, stored, decode, count)
+        return _checked(reader, entry, making, decode, count)

@@ -73,7 +73,7 @@ class Job(NamedTuple):
     """A plan, and the units that build its shards, one each.
 
     in_place: the tars are there already and stay as they are. exclusive: a unit uses all cores of a machine.
-    gpu: a unit uses a GPU where there is one. notes: what is told before the work begins.
+    gpu: a unit uses a GPU where there is one. notes: what a person should know before the work begins.
     """
 
     plan: Plan

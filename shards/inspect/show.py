@@ -46,10 +46,14 @@ def storage_words(manifest: Manifest) -> str:
     if storage is None:
         return ""
     size = storage.resized_from
-    how = f"scaled down from {size[1]}x{size[0]}" if size else "composed"
+    how = (
+        "composed" if not size else f"scaled down from {size[1]}x{size[0]}" if size != manifest.image_size else "scaled"
+    )
+    done = [f"{how} ({storage.resized_by})"] if storage.resized_by else []
+    done += [f"{name}: {text}" for name, text in storage.converted.items()]
     exact = ", ".join(name for name, component in manifest.components.items() if component.extension == "png")
     jpeg = f"JPEG quality {storage.jpeg_quality}, chroma {storage.jpeg_chroma}"
-    return f"{how} ({storage.resized_by}); {jpeg}" + (f"; lossless: {exact}" if exact else "")
+    return "; ".join([*done, jpeg, *([f"lossless: {exact}"] if exact else [])])
 
 
 def contact_sheet(dataset: Dataset, path: Path, samples: int) -> None:
