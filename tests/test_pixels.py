@@ -501,6 +501,8 @@ def test_the_share_that_was_not_measured_is_noted_in_metres(tmp_path: Path) -> N
     assert "12% of the pixels are 0" in note
     assert "0 m" in note
     assert notes(tmp_path / "b", {"depth_scale": 1000}, depth=file_of(MILLIMETRES)) == []
+    (note,) = notes(tmp_path / "c", {"depth_scale": 5000}, depth=file_of(np.uint16(MILLIMETRES // 8 + 1)))
+    assert "--depth-metres 0" in note
 
 
 def test_of_16_and_8_bits_the_commoner_is_stored(tmp_path: Path) -> None:

@@ -372,6 +372,12 @@ def _depth_notes(making: Making, looks: list[Look], depth: DepthRange, config: P
             f"depth: of 16 bits, but no value above {greatest:,.0f}: these look like millimetres (--depth-scale 1000) "
             "or KITTI's 256 a metre (--depth-scale 256); without that they count as relative and very near"
         )
+    if config.depth_scale and not config.depth_metres and greatest < 2**making.stored.bits / 4:
+        reached = greatest / config.depth_scale
+        notes.append(
+            f"depth: the greatest seen is {reached:.3g} m, and the range {depth.far:.3g} m; --depth-metres 0 "
+            f"{np.ceil(reached):g} as well would use all of it, which is better to train on"
+        )
     zeros = float(np.mean([one.zeros for one in looks]))
     if depth.unit == "m" and zeros > 0.01 and not isinstance(making.values, ColourMap):
         zero = "0 m" if config.depth_scale or isinstance(making.values, Metres) else f"{depth.black:g} m"
