@@ -135,10 +135,10 @@ def test_two_files_of_one_component_with_one_key_stop_the_run_and_are_listed(mes
 def test_names_with_dots_and_spaces(messy: Path, tmp_path: Path) -> None:
     key = samples_of(messy)[0]
     for name in ("fg_bg", "mask", "depth"):
-        image_of(messy, name, key).rename(messy / TREES[name] / "en kølig sofa, 2.5 m_s3_.jpg")
+        image_of(messy, name, key).rename(messy / TREES[name] / "en kølig sofa, 2.5 m combined_s3_.jpg")
     found = images(convert([messy], tmp_path / "out", samples_per_shard=150))
     assert len(found) == SAMPLES
-    assert found["en_kølig_sofa,_2_5_m_s3_"]["bg"] == (messy / TREES["bg"] / "Shelves_3.jpg").read_bytes()
+    assert found["en_kølig_sofa,_2_5_m_combined_s3_"]["bg"] == (messy / TREES["bg"] / "Shelves_3.jpg").read_bytes()
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         assert not any(member.pax_headers for member in tar)
 

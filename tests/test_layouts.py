@@ -1,12 +1,13 @@
 """Layouts that people have: each is drawn, converted, and every pair checked against its source by its bytes.
 
 A layout is where the files of a sample lie: sample `n` of background `b` (from 1 to 6; `c` is 7 - b) and figure `f` in
-round `r`.
+round `r` (0 or 1; `h` is _flip in round 1).
 """
 
 import csv
 import io
 import shutil
+import zipfile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,16 @@ from small_data import built_here, images
 from shards.commands import main
 from shards.errors import InputError
 from shards.ingest.convert import ConvertConfig, plan_conversion
+from shards.ingest.job import NoSampleError
 from shards.ingest.samples import Found, find_samples
 from shards.ingest.words import meaning
 from shards.ingest.zips import Reader
 
 ROUNDS = [{"b": b, "f": f, "r": r} for r, f, b in product(range(2), range(1, 6), range(1, 7))]
-SAMPLES = [{"n": n, "c": 7 - one["b"], **one} for n, one in enumerate(ROUNDS, 1)]
+SAMPLES: list[dict[str, Any]] = [
+    {"n": n, "c": 7 - one["b"], "h": "_flip" * one["r"], **one} | {"n0": n - 1, "b0": one["b"] - 1}
+    for n, one in enumerate(ROUNDS, 1)
+]
 
 
 def drawn(kind: int, number: int) -> bytes:
@@ -116,6 +121,11 @@ SELF = {
     "two in one folder": Layout("images/{n:06}.jpg", "labels/{n:06}_mask.png", "labels/{n:06}_depth.png"),
     "numbers with and without zeros": Layout("images/img{n}.jpg", "masks/mask{n:04}.png", "depth/depth_{n:04}.png"),
     "parts": alike("p{r}/fg_bg", "p{r}/mask", "p{r}/depth", "p{r}/bg", "{b}{f}.jpg", "{b}{f}.jpg"),
+    "flipped apart": Layout("fg_bg{h}/{n}.jpg", "mask{h}/{n}.jpg", "depth{h}/{n}.jpg"),
+    "backgrounds flipped": alike("fg_bg", "mask", "depth", "bg", "bg{b}{h}_{f}{r}.jpg", "bg{b}{h}.jpg"),
+    "a word in other cases": alike("FG_BG", "MASK", "DEPTH", "BG", "BG{b}_FG{f}_{r}.JPG", "bg{b}.jpeg"),
+    "images of each, masks of each": Layout("images/fg_bg/{n}.jpg", "masks/fg_bg/{n}.jpg", "depth/fg_bg/{n}.jpg"),
+    "frames of cameras": Layout("{r}/frames/rgb/c{b}/rgb_{f}.jpg", "", "{r}/frames/depth/c{b}/depth_{f}.png"),
     "portraits and mattes": Layout("portraits/{n}.jpg", "mattes/{n}.png"),
     "train and val": Layout("{r}/images/{f}{b}.jpg", "{r}/masks/{f}{b}.png"),
     "rooms and depth": Layout("room_{b}/rgb/{f}{r}.jpg", "", "room_{b}/depth/{f}{r}.png"),
@@ -241,6 +251,27 @@ REFUSED = {
         alike("fg_bg", "mask", "depth", "bg", "{b}/{c}/{n}.jpg", "{b}.jpg"),
         r"the folder above the folder: .*--background '\(\[\^/\]\+\)",
     ),
+    "images twice": (
+        Layout("overlay/{n}.jpg", "masks/{n}.jpg", "", "images/{n}.jpg"),
+        "may both be fg_bg. Say which: ",
+    ),
+    "few of the masks": (Layout("fg_bg/{n}.jpg", "mask/1{n}.jpg"), "only 9 of 60 images have a mask"),
+    "other parts": (Layout("fg_bg_part1/{n}.jpg", "mask_part2/{n}.jpg"), "in folders of other numbers"),
+    "another first number": (Layout("fg_bg/{n}.jpg", "mask/{n0}.jpg"), "the numbers of fg_bg begin at another one"),
+    "backgrounds from another number": (
+        alike("fg_bg", "mask", "depth", "bg", "bg{b0}_{f}{r}.jpg", "bg{b}.jpg"),
+        "the backgrounds 0 .the number after bg., which are not there",
+    ),
+    "a letter, or a number": (
+        alike("fg_bg", "mask", "depth", "bg", "{b}_s{c}_{f}{r}.jpg", "{b}.jpg"),
+        "(?s)the number after s: .*number 1 in the name: ",
+    ),
+    "a folder, or a number": (
+        alike("fg_bg", "mask", "depth", "bg", "{c}/{b}_{f}{r}.jpg", "{b}.jpg"),
+        "(?s)the folder: .*number 1",
+    ),
+    "other figures": (Layout("fg_bg/bg1_{n}.jpg", "mask/fg1_{n}.jpg"), "no complete sample"),
+    "other numbers": (Layout("fg_bg/cam_1_{n}x.jpg", "mask/cam_2_{n}x.jpg"), "no complete sample"),
     "no image": (Layout(), "no folder is known to hold fg_bg, .* Found: nothing"),
     "images alone": (Layout("photos/{n}.jpg"), "hold mask or depth. Found: fg_bg: in/photos"),
     "others' names": (
@@ -367,3 +398,54 @@ def test_what_a_list_names_in_vain_is_told(tmp_path: Path) -> None:
     listed.write_text("\n".join([*lines, lines[-1]]))
     with pytest.raises(InputError, match="several lines are of the sample"):
         plan(root, list=listed)
+
+
+def test_one_file_is_not_two_images_of_a_line(tmp_path: Path) -> None:
+    root = Layout("{n}.jpg", "{n}_mask.jpg").write(tmp_path / "in")
+    with pytest.raises(InputError, match="line 1: two columns name the same file"):
+        plan(root, list=table(tmp_path / "list.csv", Layout("{n}.jpg", "{n}.jpg"), ",", ["image", "mask"]))
+
+
+def test_bare_names_in_a_list_are_those_in_the_folders_of_the_columns(tmp_path: Path) -> None:
+    root = Layout("fg_bg/{n}.jpg", "mask/{n}.jpg").write(tmp_path / "in")
+    found = plan(root, list=table(tmp_path / "list.csv", Layout("{n}.jpg", "{n}.jpg"), ",", ["image", "mask"]))
+    assert right_pairs(found) == len(SAMPLES)
+
+
+def test_a_list_without_a_header_in_another_order_is_refused(tmp_path: Path) -> None:
+    layout = Layout("fg_bg/{n}.jpg", "mask/{n}.jpg", "depth/{n}.jpg", "bg/{n}.jpg")
+    root = layout.write(tmp_path / "in")
+    swapped = Layout("mask/{n}.jpg", "fg_bg/{n}.jpg", "depth/{n}.jpg", "bg/{n}.jpg")
+    with pytest.raises(InputError, match=r"in that of fg_bg, looks like another. Name them: --columns"):
+        plan(root, list=table(tmp_path / "list.csv", swapped, ",", None))
+
+
+def test_a_list_or_key_that_finds_nothing_says_so(tmp_path: Path) -> None:
+    root = Layout("fg_bg/{n}.jpg", "mask/{n}.jpg").write(tmp_path / "in")
+    listed = table(tmp_path / "list.csv", Layout("a{n}.jpg", "b{n}.jpg"), ",", ["image", "mask"])
+    with pytest.raises(NoSampleError, match="none of 60 lines names files that are all there") as stopped:
+        plan(root, list=listed)
+    assert len(stopped.value.left_out) == 2 * len(SAMPLES)
+    with pytest.raises(NoSampleError, match=r"--key finds nothing in paths such as in/fg_bg/1 \("):
+        plan(root, key=("fg_bg=nowhere(.)", "mask=nowhere(.)"))
+    with pytest.raises(InputError, match=r"finds nothing in in/fg_bg/1 "):
+        plan(Layout("", "", "", "bg/{b}.jpg").write(root), background=r"(\d+)\.jpg")
+
+
+def test_a_component_that_is_not_sure_goes_where_its_names_do_not_fit(tmp_path: Path) -> None:
+    root = Layout("fg_bg/a{n}.jpg", "mask/a{n}.jpg", "bg_depth/{b}.jpg").write(tmp_path / "in")
+    found = plan(root)
+    assert found.components == ["fg_bg", "mask"]
+    assert right_pairs(found) == len(SAMPLES)
+    assert "left aside: depth: in/bg_depth (6 images), whose names fit too few of the others" in found.notes
+
+
+def test_a_zip_may_have_its_files_in_any_order(tmp_path: Path) -> None:
+    layout = Layout("data/{n}.jpg", "mask/{n}.png", "data/{n}_depth.png")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for one in SAMPLES:
+            for name, pattern in layout.items():
+                archive.writestr(pattern.format(**one), PICTURES[name][str(one["n"])])
+    found = plan(tmp_path / "in.zip")
+    assert right_pairs(found) == len(SAMPLES)
+    assert len(found.samples.files.groups) == 2

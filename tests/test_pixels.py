@@ -497,12 +497,11 @@ def test_what_looks_like_millimetres_is_noted(tmp_path: Path) -> None:
 def test_the_share_that_was_not_measured_is_noted_in_metres(tmp_path: Path) -> None:
     holes = MILLIMETRES.copy()
     holes[:3] = 0
-    (note,) = notes(tmp_path / "a", {"depth_scale": 1000}, depth=file_of(holes))
+    reach, note = notes(tmp_path / "a", {"depth_scale": 1000}, depth=file_of(holes))
     assert "12% of the pixels are 0" in note
     assert "0 m" in note
-    assert notes(tmp_path / "b", {"depth_scale": 1000}, depth=file_of(MILLIMETRES)) == []
-    (note,) = notes(tmp_path / "c", {"depth_scale": 5000}, depth=file_of(np.uint16(MILLIMETRES // 8 + 1)))
-    assert "--depth-metres 0" in note
+    assert "9 m, and the range 65.5 m; --depth-metres 0 9 as well" in reach
+    assert notes(tmp_path / "b", {"depth_scale": 200}, depth=file_of(np.uint16(MILLIMETRES * 2))) == []
 
 
 def test_of_16_and_8_bits_the_commoner_is_stored(tmp_path: Path) -> None:

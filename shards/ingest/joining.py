@@ -11,6 +11,7 @@ from typing import NamedTuple
 from shards.format.images import LeftOut
 from shards.ingest.layout import Share, stem
 from shards.ingest.listing import Files
+from shards.ingest.words import meaning
 
 _NOT_IN_KEYS = re.compile(r"[\s.]")
 _PADDING = re.compile(r"(?<!\d)0+(?=\d)")
@@ -46,12 +47,12 @@ class Affix(NamedTuple):
 class Rule:
     """How the key of a sample is made of a file's path: the last `parts` of it, without its component's affix.
 
-    patterns: regular expressions that were given, by component; their groups are what is made a key of, instead.
-    padded: numbers are as they are written; else without zeros before them.
+    patterns: regular expressions that were given, by component; what their groups find in the whole path is what a key
+    is made of then. exact: as it is written; else in lower case, and numbers without zeros before them.
     """
 
     parts: int = 1
-    padded: bool = True
+    exact: bool = True
     affixes: Mapping[str, Affix] = field(default_factory=dict)
     patterns: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
 
@@ -61,7 +62,8 @@ class Rule:
         stems = [stem(names[number - first]) for number in share.numbers]
         pattern, affix = self.patterns.get(share.component), self.affixes.get(share.component)
         if pattern:
-            found = (pattern.search("/".join([*share.context, one])) for one in stems)
+            inside = files.groups[share.group].inside
+            found = (pattern.search(f"{inside}/{one}") for one in stems)
             paths = ["_".join(filter(None, one.groups())).split("/") if one else [""] for one in found]
             keys = ["_".join(map(normal, path[-self.parts :])) for path in paths]
         else:
@@ -69,7 +71,7 @@ class Rule:
             if self.parts > 1 or not all(keys):
                 above = list(map(normal, share.context))
                 keys = ["_".join([*above, *filter(None, [key])][-self.parts :]) for key in keys]
-        return keys if self.padded else [_PADDING.sub("", key) for key in keys]
+        return keys if self.exact else [_PADDING.sub("", key.lower()) for key in keys]
 
     def __str__(self) -> str:
         last = "the last part" if self.parts == 1 else f"the last {self.parts} parts"
@@ -77,7 +79,7 @@ class Rule:
         for name, (prefix, suffix) in self.affixes.items():
             ends = [f"{end!r} at its {where}" for end, where in ((prefix, "beginning"), (suffix, "end")) if end]
             said += f", of {name} without {' and '.join(ends)}" if ends else ""
-        said += "" if self.padded else ", numbers without zeros before them"
+        said += "" if self.exact else ", in lower case, numbers without zeros before them"
         for name, pattern in self.patterns.items():
             said += f", of {name} what {pattern.pattern!r} finds in it"
         return said
@@ -114,9 +116,7 @@ class Joined:
         twice = [
             LeftOut("duplicate", key, name, path(b), f"{path(a)} has the same key") for key, name, a, b in self.twice
         ]
-        return twice + [
-            LeftOut("no-key", "", "", path(one), "its --key finds nothing in its path") for one in self.without
-        ]
+        return twice + [LeftOut("no-key", "", "", path(one), "--key finds nothing in it") for one in self.without]
 
 
 def _join(files: Files, shares: Iterable[Share], names: Sequence[str], rule: Rule) -> Joined:
@@ -151,8 +151,8 @@ def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Patter
         return plain
     some = {name: _some(files, [one for one in shares if one.component == name]) for name in names}
     found = affixes({name: stems for name, stems in some.items() if name not in patterns})
-    for padded in (True, False):
-        cut = _shortest(files, shares, names, Rule(padded=padded, affixes=found, patterns=patterns))
+    for exact in (True, False):
+        cut = _shortest(files, shares, names, Rule(exact=exact, affixes=found, patterns=patterns))
         if 2 * cut.complete >= cut.fewest:  # a few names are alike by accident
             return cut
     return plain
@@ -181,7 +181,10 @@ def _some(files: Files, shares: Sequence[Share]) -> list[str]:
 
 
 def affixes(named: Mapping[str, Sequence[str]]) -> dict[str, Affix]:
-    """Find what the names of each component begin and end with, but for what all components have there."""
+    """Find what the names of each component begin and end with, but for what all components have there.
+
+    Nothing is found where that tells samples apart rather than components: other numbers, or bg here and fg there.
+    """
     prefixes = {name: _common([_TOKEN.findall(one) for one in names]) for name, names in named.items()}
     suffixes = {}
     for name, names in named.items():
@@ -189,10 +192,13 @@ def affixes(named: Mapping[str, Sequence[str]]) -> dict[str, Affix]:
         suffixes[name] = _common(rest)[::-1]
     kept_before = _alike([prefix[::-1] for prefix in prefixes.values()])
     kept_after = _alike(list(suffixes.values()))
-    return {
+    found = {
         name: Affix("".join(prefixes[name][: len(prefixes[name]) - kept_before]), "".join(suffixes[name][kept_after:]))
         for name in named
     }
+    numbers = {tuple(re.findall(r"\d+", " ".join(affix))) for affix in found.values()} - {()}
+    meant = {one.component for affix in found.values() if (one := meaning(" ".join(affix)))}
+    return {} if len(numbers) > 1 or {"bg", "fg"} <= meant else found
 
 
 def _common(names: Sequence[Sequence[str]]) -> list[str]:
@@ -211,7 +217,7 @@ def _common(names: Sequence[Sequence[str]]) -> list[str]:
 
 def _alike(lists: Sequence[Sequence[str]]) -> int:
     """Count the words that all of these begin with, from the first that is one: a separator alone is none."""
-    count = len(list(takewhile(lambda tokens: len(set(tokens)) == 1, zip(*lists, strict=False))))
+    count = len(list(takewhile(lambda tokens: len({one.lower() for one in tokens}) == 1, zip(*lists, strict=False))))
     while count and not lists[0][count - 1][0].isalnum():
         count -= 1
     return count

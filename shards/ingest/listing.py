@@ -9,6 +9,7 @@ import os
 import struct
 import zipfile
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -177,6 +178,19 @@ class Files:
         part._names, part._table = bytearray().join(names), bytearray(table.tobytes())
         return part
 
+    def gathered(self) -> "Files":
+        """Return the files with those of each group together: in a zip, a folder's need not follow each other."""
+        if len(set(self.groups)) == len(self.groups):
+            return self
+        order = defaultdict[Group, list[int]](list)
+        for number, group in enumerate(self.groups):
+            order[group].append(number)
+        gathered = type(self)()
+        for group, some in order.items():
+            for number in some:
+                gathered.add(group, [self.entry(one) for one in self.numbers(number)])
+        return gathered
+
     def _text(self, begin: int, end: int) -> str:
         return self._names[begin:end].decode("utf-8", "surrogatepass")
 
@@ -191,7 +205,7 @@ def list_images(sources: Iterable[Path], left_out: list[LeftOut]) -> Files:
                 left_out += [_litter(entry) for entry in entries if not is_image(entry.name)]
             if images:
                 files.add(Group(inside, images[0].folder, images[0].zip, images[0].method), images)
-    return files
+    return files.gathered()
 
 
 def _litter(entry: Entry) -> LeftOut:

@@ -1,5 +1,6 @@
 """Sources to samples: which files there are, which components they belong to, and which of them belong together."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from shards.format.splits import unit_interval
 from shards.ingest.backgrounds import find_backgrounds
 from shards.ingest.job import NoSampleError
 from shards.ingest.joining import Joined, join
-from shards.ingest.layout import Share, find_components
+from shards.ingest.layout import Share, find_components, stem
 from shards.ingest.listing import Files, Samples, list_images
 from shards.ingest.table import read_table
 
@@ -65,13 +66,14 @@ def _joined(files: Files, layout: Layout, left_out: list[LeftOut]) -> tuple[Join
     shares = find_components(files, layout.globs)
     by_name = {name: [one for one in shares if one.component == name] for name in BY_NAME}
     by_name = {name: some for name, some in by_name.items() if some}
-    aside = _aside(files, shares)
+    joined, unfit = _fitting(files, by_name, layout)
+    used = [share for some in by_name.values() for share in some]
+    aside = _aside(files, used)
     left_out += [LeftOut("litter", "", "", files.path(one), "its folder means none of the components") for one in aside]
     _check_components(files, by_name, layout, aside, left_out)
-    bg = by_name.pop("bg", [])
-    joined = join(files, [share for some in by_name.values() for share in some], layout.keys)
+    assert joined
     left_out += joined.left_out()
-    notes = [_place(files, name, some) for name, some in (by_name | ({"bg": bg} if bg else {})).items()]
+    notes = [_place(files, name, some) for name, some in by_name.items()]
     notes += [f"key: {joined.rule}"]
     if joined.twice:
         key, name, one, other = joined.twice[0]
@@ -83,12 +85,84 @@ def _joined(files: Files, layout: Layout, left_out: list[LeftOut]) -> tuple[Join
         )
     if not joined.complete:
         raise NoSampleError(_report(joined, by_name, aside), left_out)
-    if bg:
-        joined.found["bg"], said = find_backgrounds(joined, by_name["fg_bg"], bg, layout.background)
+    _refuse_few(joined, by_name, layout, left_out)
+    if "bg" in by_name:
+        joined.found["bg"], said = find_backgrounds(joined, by_name["fg_bg"], by_name["bg"], layout.background)
         notes.append(f"background: {said}")
+    notes += [f"left aside: {text}, whose names fit too few of the others" for text in unfit]
     folders = Counter(files.groups[files.group_of(one)].inside for one in aside)
     notes += [f"left aside: {folder} ({count:,} images)" for folder, count in folders.most_common(_TOLD)]
     return joined, notes
+
+
+def _fitting(files: Files, by_name: dict[str, list[Share]], layout: Layout) -> tuple[Joined | None, list[str]]:
+    """Join all components but bg. One that is not sure, such as fg_mask, leaves `by_name` if its names do not fit.
+
+    Returns nothing where there is no fg_bg; and what has left.
+    """
+    unfit = list[str]()
+    while "fg_bg" in by_name:
+        joined = join(files, [share for name, some in by_name.items() if name != "bg" for share in some], layout.keys)
+        few = [name for name in _few(joined) if name != "fg_bg" and by_name[name][0].certainty == 1]
+        if not few:
+            return joined, unfit
+        unfit += [_place(files, name, by_name.pop(name)) for name in few]
+    return None, unfit
+
+
+def _few(joined: Joined) -> dict[str, int]:
+    """Name components that fewer than half of the images have a file of; with how many have."""
+    images = joined.found["fg_bg"]
+    both = {name: sum(map(bool, map(min, images, column))) for name, column in joined.found.items()}
+    return {name: count for name, count in both.items() if 2 * count < both["fg_bg"]}
+
+
+def _refuse_few(
+    joined: Joined, by_name: Mapping[str, Sequence[Share]], layout: Layout, left_out: list[LeftOut]
+) -> None:
+    """Raise NoSampleError if few images would become samples, or if components are of other folders' numbers.
+
+    Names may be alike by accident, numbers above all. What was given by an option is meant so.
+    """
+    given = layout.globs.keys() | layout.keys.keys()
+    images, files, few = joined.found["fg_bg"], joined.files, _few(joined)
+    for name in joined.found.keys() - {"fg_bg"} - given:
+        place = _place(files, name, by_name[name])
+        if name in few:
+            said = f"only {few[name]:,} of {sum(map(bool, images)):,} images have a {name} ({place})."
+        elif _are_apart(files, by_name["fg_bg"], by_name[name]):
+            said = f"{_place(files, 'fg_bg', by_name['fg_bg'])} and {place} are in folders of other numbers."
+        elif _are_shifted(joined, name):
+            said = f"the numbers of fg_bg begin at another one than those of {name} ({place})."
+        else:
+            continue
+        glob = f"**/{by_name[name][0].folder.rpartition('/')[2]}/**"
+        raise NoSampleError(
+            f"{said} Names may be alike by accident. If they do belong together: --component {name}='{glob}'; to go "
+            f"without: --component {name}=",
+            left_out,
+        )
+
+
+def _are_apart(files: Files, images: Sequence[Share], others: Sequence[Share]) -> bool:
+    """Tell whether both are in folders with numbers, of which none is the same."""
+    sources = [{files.groups[one.group].inside.partition("/")[0] for one in shares} for shares in (images, others)]
+    common = sources[0] & sources[1]
+    one, other = (
+        set(re.findall(r"\d+", "/".join({part for share in shares for part in share.context} - common)))
+        for shares in (images, others)
+    )
+    return bool(one and other) and not one & other
+
+
+def _are_shifted(joined: Joined, name: str) -> bool:
+    """Tell whether all keys are numbers, and those of one component begin and end so much higher than the other's."""
+    if not all(map(str.isdecimal, joined.rows)):
+        return False
+    keys = list(map(int, joined.rows))
+    both = [[key for key, number in zip(keys, joined.found[one], strict=True) if number] for one in ("fg_bg", name)]
+    shift = min(both[0]) - min(both[1])
+    return len(both[0]) == len(both[1]) and shift == max(both[0]) - max(both[1]) != 0
 
 
 def _aside(files: Files, shares: Sequence[Share]) -> list[int]:
@@ -105,13 +179,13 @@ def _check_components(
         if glob and name not in by_name:
             raise NoSampleError(f"--component {name}={glob!r} matches no image.{_elsewhere(files, aside)}", left_out)
     wanted = "" if "fg_bg" in by_name else "fg_bg, the images that are the input"
-    if not wanted and not by_name.keys() & {"mask", "depth"} and "fg_bg" not in layout.globs:
+    if not wanted and not by_name.keys() & {"mask", "depth"} and not {"mask", "depth"} <= layout.globs.keys():
         wanted = "mask or depth"
     if wanted:
         found = "; ".join(_place(files, name, some) for name, some in by_name.items()) or "nothing"
         raise NoSampleError(
             f"no folder is known to hold {wanted}. Found: {found}.{_elsewhere(files, aside)} "
-            "Say where it is: --component NAME=GLOB, such as --component mask='alpha/**'.",
+            "Say where it is: --component NAME=GLOB, such as --component mask='**/alpha/**'.",
             left_out,
         )
 
@@ -143,6 +217,8 @@ def _report(joined: Joined, by_name: Mapping[str, Sequence[Share]], aside: Seque
     files, lines = joined.files, [f"no complete sample among {len(joined.files):,} images:"]
     for name, shares in by_name.items():
         lines.append(f"  {_place(files, name, shares)}, such as {files.entry(shares[0].numbers[0]).name}")
+    if not joined.rows:
+        return f"--key finds nothing in paths such as {stem(files.inside(joined.without[0]))} (which have no ending there)."
     key, row = next(iter(joined.rows.items()))
     has = next(name for name, column in joined.found.items() if column[row])
     lacks = ", ".join(name for name, column in joined.found.items() if not column[row])

@@ -9,6 +9,7 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.format.images import LeftOut
 from shards.format.schema import BY_NAME
+from shards.ingest.job import NoSampleError
 from shards.ingest.joining import Joined, Rule, normal
 from shards.ingest.layout import stem
 from shards.ingest.listing import Files, is_image
@@ -31,7 +32,11 @@ def read_table(table: Path, columns: tuple[str, ...], files: Files, left_out: li
     find, found, keys = _Finder(files), {name: array("I") for name in BY_NAME if name in names}, list[str]()
     for number, line in enumerate(lines, 1):
         cells = dict(zip(names, map(str.strip, line), strict=False))
-        numbers = {name: find(cells.get(name, "")) for name in found}
+        numbers = {name: find(cells.get(name, ""), name) for name in found}
+        if len(set(numbers.values()) - {0}) < sum(map(bool, numbers.values())):
+            raise InputError(
+                f"{table}, line {number}: two columns name the same file. Give paths that tell them apart."
+            )
         if lacking := [name for name, one in numbers.items() if not one]:
             called = cells.get("key") or cells.get("fg_bg", "")
             left_out += [
@@ -48,6 +53,15 @@ def read_table(table: Path, columns: tuple[str, ...], files: Files, left_out: li
         for name, one in numbers.items():
             found[name].append(one)
         keys.append(normal(cells.get("key", "")))
+    if not keys:
+        raise NoSampleError(f"{table}: none of {len(lines):,} lines names files that are all there.", left_out)
+    for name, column in found.items() if names == list(BY_NAME) and not columns else ():
+        meant = find.meant(column[0] - 1) & found.keys()
+        if meant and name not in meant:
+            raise InputError(
+                f"{table}: without a header its columns are {_ORDER}, but {files.path(column[0] - 1)}, in that of "
+                f"{name}, looks like another. Name them: --columns."
+            )
     if "key" not in names:
         keys = _keys([files.inside(one - 1) for one in found["fg_bg"]])
     rows = {key: row for row, key in enumerate(keys)}
@@ -115,14 +129,24 @@ class _Finder:
             self._by_name[parts[-1]].append(number)
             self._by_folder["/".join(parts[-2:])].append(number)
 
-    def __call__(self, path: str) -> int:
-        """Return the number of the file, counted from 1; 0 if there is none, or several are equally alike."""
+    def __call__(self, path: str, component: str) -> int:
+        """Return the number of the file, counted from 1; 0 if there is none, or several are equally alike.
+
+        Of these it is the one in a folder whose name means the component.
+        """
         parts = re.sub(r"\.zip[!/]", "/", path.replace("\\", "/")).removeprefix("./").split("/")
         some = self._by_folder.get("/".join(parts[-2:]), []) if len(parts) > 1 else self._by_name.get(parts[-1], [])
         if len(some) > 1:
             alike = [self._alike(parts, number) for number in some]
             some = [number for number, one in zip(some, alike, strict=True) if one == max(alike)]
+        if len(some) > 1:
+            some = [number for number in some if component in self.meant(number)]
         return some[0] + 1 if len(some) == 1 else 0
+
+    def meant(self, number: int) -> set[str]:
+        """Tell which components the folders of a file mean."""
+        parts = self._files.inside(number).split("/")[:-1]
+        return {meant.component for part in parts if (meant := meaning(part))}
 
     def _alike(self, parts: list[str], number: int) -> int:
         theirs = self._files.inside(number).split("/")

@@ -11,6 +11,7 @@ _KINDS = {
     "fg": "fg foreground cutout",
     "overlay": "overlay overlayed overlaid composite composited composed combined merged pasted blended fused",
     "image": "image img rgb photo picture color colour input original portrait frame",
+    "other": "trimap normal edge instance gt flow semantic confidence",
     "split": "train training val valid validation test testing",
     "kind of file": "jpg jpeg png zip",
     "": "map dense",
@@ -22,7 +23,7 @@ _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z]+")
 
 
 class Meaning(NamedTuple):
-    """Which component a name means ("fg" is no component), and how surely; of two names, the surer one is meant."""
+    """Which component a name means ("fg" and "other" are none), and how surely: of two names the surer is meant."""
 
     component: str
     certainty: int
@@ -49,12 +50,14 @@ def meaning(text: str) -> Meaning | None:
     """Tell which component a folder's or file's name means; None if none."""
     kinds = {_OF.get(word) for word in words(text)}
     alone = len(kinds & {"fg", "bg"}) == 1 and "overlay" not in kinds  # fg_mask may be the figures', before pasting
+    if {"depth", "mask"} <= kinds:  # where depth is known
+        return Meaning("other", 2)
     for component in ("depth", "mask"):
         if component in kinds:
             return Meaning(component, 1 if alone else 2)
     if "overlay" in kinds or {"fg", "bg"} <= kinds:
         return Meaning("fg_bg", 3)
-    for kind in ("bg", "fg"):
+    for kind in ("bg", "fg", "other"):
         if kind in kinds:
             return Meaning(kind, 2)
     return Meaning("fg_bg", 1) if "image" in kinds else None
