@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from small_data import ONE_WORKER, SAMPLES, TREES, Drawn, built, compose_config, contents, convert, division, flip
+from small_data import ONE_WORKER, SAMPLES, Drawn, built, compose_config, contents, convert, division, flip
 from test_interruption import command
 
 from shards.build.build import BuildConfig, _do, build_dataset, merge
@@ -202,17 +202,6 @@ def test_parts_at_urls_are_joined_on_a_disk(folders: Path, bucket: str, tmp_path
         part(work, out, f"{number}/2")
     merge(parts, LocalFolder(tmp_path / "out"))
     assert contents(tmp_path / "out") == contents(convert([folders], tmp_path / "whole", samples_per_shard=40).root)
-
-
-def test_at_a_url_too_it_is_made_again_when_asked(messy: Path, bucket: str, tmp_path: Path) -> None:
-    config, out = ConvertConfig(division=division(samples_per_shard=75)), folder_at(f"{bucket}/again")
-    build_dataset(plan_conversion([messy], config), out, ONE_WORKER)
-    for path in sorted((messy / TREES["mask"]).rglob("*.jpg"))[:80]:
-        path.unlink()
-    with pytest.raises(InputError, match=r"shard-000000\.tar and 1 more of 2 shards"):
-        build_dataset(plan_conversion([messy], config), out, ONE_WORKER)
-    build_dataset(plan_conversion([messy], config), out, replace(ONE_WORKER, again=True))
-    assert fetched(str(out)) == contents(built(plan_conversion([messy], config), tmp_path / "whole").root)
 
 
 def test_what_is_wrong_at_a_url_is_found(work: Job, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

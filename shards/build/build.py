@@ -82,7 +82,7 @@ def build_dataset(job: Job, out: Folder, config: BuildConfig) -> Manifest | None
     components = {name: one.extension for name, one in plan.manifest.components.items()}
     do = partial(_build_shard, components, job.in_place)
     how = replace(config, workers=1) if job.exclusive else config
-    resume(do, job.units[number - 1 :: of], out, how, gpu=job.gpu)
+    resume(do, job.units[number - 1 :: of], out, plan.manifest.made_from, how, gpu=job.gpu)
     return None if config.part else _assembled(out, plan)
 
 
@@ -152,9 +152,15 @@ def claim(out: Folder, fingerprint: str) -> None:
 
 
 def resume(
-    do: Callable[[W, Path], bytes], units: Sequence[W], out: Folder, config: RunConfig, *, gpu: bool = False
+    do: Callable[[W, Path], bytes],
+    units: Sequence[W],
+    out: Folder,
+    fingerprint: str,
+    config: RunConfig,
+    *,
+    gpu: bool = False,
 ) -> None:
-    """Do those of `units` that `out`, claimed by this work, has no record of.
+    """Do those of `units` that `out`, claimed by this work under `fingerprint`, has no record of.
 
     `do` fills the local folder that it is given, whole files only, and returns the unit's record, which is kept.
     """
@@ -162,7 +168,7 @@ def resume(
     out.sweep({stem for unit in units for stem in (Path(_record(unit)).stem, Path(unit.name).stem)})
     missing = _missing(out, units)
     _forget(out, {unit.name for unit in missing})
-    run_units(partial(_do, do, out, out.read(FINGERPRINT)), missing, config, sum(unit.size for unit in units), gpu)
+    run_units(partial(_do, do, out, fingerprint.encode()), missing, config, sum(unit.size for unit in units), gpu)
 
 
 def _idx(tar: str) -> str:

@@ -196,7 +196,7 @@ def affixes(named: Mapping[str, Sequence[str]]) -> dict[str, Affix]:
         name: Affix("".join(prefixes[name][: len(prefixes[name]) - kept_before]), "".join(suffixes[name][kept_after:]))
         for name in named
     }
-    numbers = {tuple(re.findall(r"\d+", " ".join(affix))) for affix in found.values()} - {()}
+    numbers = {frozenset(re.findall(r"\d+", " ".join(affix))) for affix in found.values()} - {frozenset()}
     meant = {one.component for affix in found.values() if (one := meaning(" ".join(affix)))}
     return {} if len(numbers) > 1 or {"bg", "fg"} <= meant else found
 

@@ -218,7 +218,8 @@ def _report(joined: Joined, by_name: Mapping[str, Sequence[Share]], aside: Seque
     for name, shares in by_name.items():
         lines.append(f"  {_place(files, name, shares)}, such as {files.entry(shares[0].numbers[0]).name}")
     if not joined.rows:
-        return f"--key finds nothing in paths such as {stem(files.inside(joined.without[0]))} (which have no ending there)."
+        path = stem(files.inside(joined.without[0]))
+        return f"--key finds nothing in paths such as {path} (which have no ending there)."
     key, row = next(iter(joined.rows.items()))
     has = next(name for name, column in joined.found.items() if column[row])
     lacks = ", ".join(name for name, column in joined.found.items() if not column[row])

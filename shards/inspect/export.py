@@ -36,7 +36,8 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     folder, manifest = LocalFolder(out), dataset.manifest
     keys = [dataset.key(row) for row in range(len(dataset))]
     files, backgrounds = _files(dataset.folder, keys), _shared_backgrounds(dataset, keys)
-    claim(folder, hashlib.sha256((dataset.root / "manifest.json").read_bytes()).hexdigest())
+    fingerprint = hashlib.sha256((dataset.root / "manifest.json").read_bytes()).hexdigest()
+    claim(folder, fingerprint)
     folder.sweep(None)
     if manifest.shared:
         _refuse_damaged(dataset.folder, manifest.shared, dataset.folder.sha256(SHARED_TAR))
@@ -51,7 +52,7 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     own = [name for name in manifest.components if not (name == "bg" and backgrounds)]
     shards = map(dataset.contents, range(len(manifest.shards)))
     units = [_Unit(**vars(one), files=list(islice(files, one.size))) for one in shards]
-    resume(partial(_write_shard, own), units, folder, config)
+    resume(partial(_write_shard, own), units, folder, fingerprint, config)
 
 
 def _files(folder: Folder, keys: list[str]) -> Iterator[PurePath]:
