@@ -11,6 +11,14 @@ from demo.draw import draw_data
 from shards.ingest.compose import plan_composition
 from shards.inspect.export import export
 
+LONG = ("test_gpu_dry", "test_train", "test_cluster", "test_readme")
+"""Files that take a minute or more. They come first, so that at the end no worker is left alone with one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 settings.register_profile("sluice", deadline=None, max_examples=50)
 settings.load_profile("sluice")
 

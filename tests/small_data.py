@@ -85,8 +85,11 @@ def convert(
     again: bool = False,
     **options: Any,
 ) -> Dataset:
-    config = ConvertConfig(component=component, division=division(**options))
-    return built(plan_conversion(sources, config), out, BuildConfig(workers=workers, again=again))
+    """By workers if there are several; one of them would do what this process can."""
+    work = plan_conversion(sources, ConvertConfig(component=component, division=division(**options)))
+    if workers == 1 and not out.exists():
+        return built_here(work, out)
+    return built(work, out, BuildConfig(workers=workers, again=again))
 
 
 def begun(work: Job, out: Path) -> None:
