@@ -51,6 +51,9 @@ def compose_config(drawn: Drawn, **options: Any) -> ComposeConfig:
 
 
 def built(work: Job, out: Path, how: BuildConfig = ONE_WORKER) -> Dataset:
+    """The data set, built as the commands do; where one worker would do all of it, by this process."""
+    if how == ONE_WORKER and not (out.exists() or work.in_place):
+        return built_here(work, out)
     build_dataset(work, LocalFolder(out), how)
     return Dataset.open(out)
 
@@ -63,7 +66,7 @@ def shard(job: Job, unit: Unit, folder: Path) -> Record:
 
 def built_here(job: Job, out: Path) -> Dataset:
     """The data set, built in this process."""
-    out.mkdir()
+    out.mkdir(parents=True)
     assemble([shard(job, unit, out) for unit in job.units], job.plan, out, LocalFolder(out))
     return Dataset.open(out)
 
@@ -85,11 +88,8 @@ def convert(
     again: bool = False,
     **options: Any,
 ) -> Dataset:
-    """By workers if there are several; one of them would do what this process can."""
-    work = plan_conversion(sources, ConvertConfig(component=component, division=division(**options)))
-    if workers == 1 and not out.exists():
-        return built_here(work, out)
-    return built(work, out, BuildConfig(workers=workers, again=again))
+    config = ConvertConfig(component=component, division=division(**options))
+    return built(plan_conversion(sources, config), out, BuildConfig(workers=workers, again=again))
 
 
 def begun(work: Job, out: Path) -> None:
