@@ -20,11 +20,12 @@ from shards.ingest.compose import ComposeConfig, plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.depth import plan_depth
 from shards.ingest.index import plan_index
-from shards.ingest.job import Job, NoSampleError
+from shards.ingest.job import Job
 from shards.ingest.teacher import DepthConfig
 from shards.inspect.export import export
 from shards.inspect.show import contact_sheet, describe
 from shards.inspect.verify import verify
+from shards.sources.listing import NoSampleError
 
 Paths = Positional[tuple[str, ...]]
 console = Console(highlight=False, soft_wrap=True)

@@ -23,8 +23,8 @@ from shards.format.storage import LocalFolder
 from shards.format.tar import ShardWriter
 from shards.format.tar import _header as tar_header
 from shards.ingest.convert import ConvertConfig, plan_conversion
-from shards.ingest.job import NoSampleError
 from shards.inspect.verify import verify
+from shards.sources.listing import NoSampleError
 
 
 def last_parts(path: Path, count: int) -> str:

@@ -22,10 +22,10 @@ from small_data import built_here, images
 from shards.commands import main
 from shards.errors import InputError
 from shards.ingest.convert import ConvertConfig, plan_conversion
-from shards.ingest.job import NoSampleError
-from shards.ingest.samples import Found, find_samples
-from shards.ingest.words import meaning
-from shards.ingest.zips import Reader
+from shards.sources.listing import NoSampleError
+from shards.sources.samples import Found, find_samples
+from shards.sources.words import meaning
+from shards.sources.zips import Reader
 
 ROUNDS = [{"b": b, "f": f, "r": r} for r, f, b in product(range(2), range(1, 6), range(1, 7))]
 SAMPLES: list[dict[str, Any]] = [

@@ -15,8 +15,8 @@ from shards.format.schema import sample_key
 from shards.format.splits import DivisionConfig, unit_interval
 from shards.ingest.convert import ConvertConfig, ConvertUnit, plan_conversion
 from shards.ingest.job import options_of
-from shards.ingest.listing import Samples
-from shards.ingest.samples import Found, find_samples
+from shards.sources.listing import Samples
+from shards.sources.samples import Found, find_samples
 
 MANY = 8000
 

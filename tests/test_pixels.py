@@ -34,9 +34,10 @@ from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.index import plan_index
 from shards.ingest.job import Job, Unit, planned
 from shards.ingest.looks import COLOUR_MAPS, plan_pixels
-from shards.ingest.pixels import NOT_READ, READ, ColourMap, Making
+from shards.ingest.pixels import ColourMap, Making
 from shards.inspect.show import storage_words
 from shards.inspect.verify import verify
+from shards.sources.listing import NOT_READ, READ
 
 HIGH, WIDE = 24, 32
 SAMPLES = 3

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from small_data import flip
 
 from shards.errors import InputError
-from shards.ingest import listing as files
-from shards.ingest.layout import Matcher
-from shards.ingest.listing import is_image, list_files
-from shards.ingest.zips import Entry, Reader, list_zip
+from shards.sources import listing as files
+from shards.sources.layout import Matcher
+from shards.sources.listing import is_image, list_files
+from shards.sources.zips import Entry, Reader, list_zip
 
 GLOBS = {"fg_bg": "**/OverlayedImages*/**", "depth": "**/DepthImage*/**", "bg": "**/Background*/**"}
 MATCHER = Matcher(GLOBS)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("shards", "pipeline", "model")
-ROOMS = ("errors", "machine", "format", "ingest", "build", "inspect", "commands")
+ROOMS = ("errors", "machine", "format", "sources", "ingest", "build", "inspect", "commands")
 """of shards/, in the order of the data"""
 
 

@@ -16,12 +16,13 @@ from PIL import Image, ImageOps
 
 from shards.errors import InputError
 from shards.format.depth import METRES, STORED, DepthFormat, load_millimetres
-from shards.format.images import IMAGE_SUFFIXES, BadImage, ImageFormat, LeftOut, encode_image, histogram, upright
+from shards.format.images import BadImage, ImageFormat, LeftOut, encode_image, histogram, upright
 from shards.format.manifest import Encoding
 from shards.format.schema import BY_NAME, Sample, sample_key
 from shards.format.splits import COUNTED, DivisionConfig, unit_interval
 from shards.ingest.job import Formats, Job, Unit, divided, fingerprint, options_of, planned
 from shards.ingest.paste import SIZE_2020, Background, Figure, PasteConfig, paste
+from shards.sources.listing import is_image
 
 TOGETHER = 1000
 """Samples that are made before any is written: of 100 backgrounds each comes ten times in a row then, its pixels still
@@ -137,7 +138,7 @@ def usable(name: str, folder: Path, left_out: list[LeftOut], load: Callable[[Pat
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. --{name} names the folder that holds the images.")
     found: list[Path] = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES):
+    for path in sorted(path for path in folder.iterdir() if is_image(path.name)):
         try:
             load(path)
             found.append(path)
@@ -145,7 +146,7 @@ def usable(name: str, folder: Path, left_out: list[LeftOut], load: Callable[[Pat
             left_out.append(LeftOut(bad.kind, "", name, str(path), bad.detail))
     if not found:
         reasons = "; ".join(f"{Path(one.source).name}: {one.detail}" for one in left_out[:3])
-        raise InputError(f"{folder}: no usable image for {name}. {reasons or 'There is no .png or .jpg in it.'}")
+        raise InputError(f"{folder}: no usable image for {name}. {reasons or 'There is no image in it.'}")
     return found
 
 

@@ -15,11 +15,11 @@ from shards.format.images import BadImage, LeftOut, Size, histogram
 from shards.format.schema import BY_NAME, Sample
 from shards.format.splits import COUNTED, DivisionConfig
 from shards.ingest.job import LOOKED_AT, Job, Unit, divided, fingerprint, options_of, planned
-from shards.ingest.listing import Samples
 from shards.ingest.looks import PixelsConfig, plan_pixels
 from shards.ingest.pixels import Making, same_shape
-from shards.ingest.samples import Layout, find_samples
-from shards.ingest.zips import Entry, Reader
+from shards.sources.listing import Samples
+from shards.sources.samples import Layout, find_samples
+from shards.sources.zips import Entry, Reader
 
 _OF_LAYOUT = ("component", "key", "background", "list", "columns")
 """Options that say which files are meant. What they find is digested itself."""

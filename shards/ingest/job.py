@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
-from shards.errors import InputError
 from shards.format.images import ImageFormat, LeftOut, read_any_header
 from shards.format.manifest import Manifest, Shard, StoredComponent, from_json
 from shards.format.schema import BY_NAME, Sample, shard_name
@@ -59,14 +58,6 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         plan: Plan = from_json(cls, json.loads(text))
         return plan
-
-
-class NoSampleError(InputError):
-    """There is nothing to build. left_out: what there was instead."""
-
-    def __init__(self, message: str, left_out: list[LeftOut]) -> None:
-        super().__init__(message)
-        self.left_out = left_out
 
 
 class Job(NamedTuple):

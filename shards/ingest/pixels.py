@@ -25,24 +25,6 @@ from shards.format.images import (
     upright,
 )
 
-READ = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
-    ".npy",
-}
-"""Endings of the names of files that may be images that can be read; what they are is told by their bytes."""
-_AS_NPY, _AS_PNG, _AS_FRAMES = "save each array as .npy (numpy.save)", "convert to PNG", "save its frames as images"
-NOT_READ = {
-    **dict.fromkeys((".exr", ".pfm", ".hdr"), "not read: save depth as .npy (numpy.save) or as a TIFF of floats"),
-    **dict.fromkeys((".npz", ".mat", ".h5", ".hdf5"), f"several arrays in one file: {_AS_NPY}"),
-    **dict.fromkeys((".pkl", ".pt", ".pth"), f"not read, because reading it may run code: {_AS_NPY}"),
-    **dict.fromkeys((".bin", ".raw"), f"raw bytes do not tell their shape: {_AS_NPY}"),
-    **dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".jp2"), f"not read: {_AS_PNG} or JPEG"),
-    **dict.fromkeys((".dng", ".cr2", ".nef", ".arw"), f"a raw photo: {_AS_PNG} or JPEG"),
-    **dict.fromkeys((".svg", ".psd", ".tga", ".dds"), f"not read: {_AS_PNG}"),
-    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv"), f"a video: {_AS_FRAMES}"),
-}
-"""Endings of the names of files that hold images, as a rule, but are not read; with the reason and what to do."""
-
 _NUMPY = b"\x93NUMPY"
 _SAME_SHAPE = 0.02
 """How far the shapes (aspect ratios) of a sample's images may be apart, for one may have been cropped by a pixel."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from shards.errors import InputError
 from shards.format.schema import BY_NAME
-from shards.ingest.listing import Files
-from shards.ingest.words import Meaning, label, meaning, remainder
+from shards.sources.listing import Files
+from shards.sources.words import Meaning, label, meaning, remainder
 
 _GIVEN = 9
 _SCENES = ("fg_bg", "fg", "bg")

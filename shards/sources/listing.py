@@ -23,8 +23,25 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.format.images import LeftOut
 from shards.format.schema import WORK
-from shards.ingest.pixels import NOT_READ, READ
-from shards.ingest.zips import Entry, list_zip
+from shards.sources.zips import Entry, list_zip
+
+READ = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"),
+    ".npy",
+}
+"""Endings of the names of files that may be images that can be read; what they are is told by their bytes."""
+_AS_NPY, _AS_PNG, _AS_FRAMES = "save each array as .npy (numpy.save)", "convert to PNG", "save its frames as images"
+NOT_READ = {
+    **dict.fromkeys((".exr", ".pfm", ".hdr"), "not read: save depth as .npy (numpy.save) or as a TIFF of floats"),
+    **dict.fromkeys((".npz", ".mat", ".h5", ".hdf5"), f"several arrays in one file: {_AS_NPY}"),
+    **dict.fromkeys((".pkl", ".pt", ".pth"), f"not read, because reading it may run code: {_AS_NPY}"),
+    **dict.fromkeys((".bin", ".raw"), f"raw bytes do not tell their shape: {_AS_NPY}"),
+    **dict.fromkeys((".heic", ".heif", ".avif", ".jxl", ".jp2"), f"not read: {_AS_PNG} or JPEG"),
+    **dict.fromkeys((".dng", ".cr2", ".nef", ".arw"), f"a raw photo: {_AS_PNG} or JPEG"),
+    **dict.fromkeys((".svg", ".psd", ".tga", ".dds"), f"not read: {_AS_PNG}"),
+    **dict.fromkeys((".mp4", ".avi", ".mov", ".mkv"), f"a video: {_AS_FRAMES}"),
+}
+"""Endings of the names of files that hold images, as a rule, but are not read; with the reason and what to do."""
 
 FILE = np.dtype([("state", "<u8"), ("packed", "<u4"), ("crc", "<u4"), ("end", "<u4")])
 """A file: `header`, `packed` and `crc` of its Entry; where its name ends among those of its group."""
@@ -37,6 +54,14 @@ _TOGETHER = 4096
 Siblings = tuple[str, list[Entry]]
 """Files side by side in one folder, or in one folder of a zip and packed by one method; before them that folder as seen
 in the source, beginning with the source's own name."""
+
+
+class NoSampleError(InputError):
+    """There is nothing to build. left_out: what there was instead."""
+
+    def __init__(self, message: str, left_out: list[LeftOut]) -> None:
+        super().__init__(message)
+        self.left_out = left_out
 
 
 def is_image(name: str) -> bool:

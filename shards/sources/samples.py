@@ -12,12 +12,11 @@ import numpy as np
 from shards.format.images import LeftOut
 from shards.format.schema import BY_NAME, LONGEST_KEY
 from shards.format.splits import unit_interval
-from shards.ingest.backgrounds import find_backgrounds
-from shards.ingest.job import NoSampleError
-from shards.ingest.joining import Joined, join
-from shards.ingest.layout import Share, find_components, stem
-from shards.ingest.listing import Files, Samples, list_images
-from shards.ingest.table import read_table
+from shards.sources.backgrounds import find_backgrounds
+from shards.sources.joining import Joined, join
+from shards.sources.layout import Share, find_components, stem
+from shards.sources.listing import Files, NoSampleError, Samples, list_images
+from shards.sources.table import read_table
 
 _TOLD = 3
 """Folders of a component that are told."""

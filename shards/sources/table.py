@@ -9,11 +9,10 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.format.images import LeftOut
 from shards.format.schema import BY_NAME
-from shards.ingest.job import NoSampleError
-from shards.ingest.joining import Joined, Rule, normal
-from shards.ingest.layout import stem
-from shards.ingest.listing import Files, is_image
-from shards.ingest.words import meaning
+from shards.sources.joining import Joined, Rule, normal
+from shards.sources.layout import stem
+from shards.sources.listing import Files, NoSampleError, is_image
+from shards.sources.words import meaning
 
 _ORDER = ", ".join(BY_NAME)
 

@@ -9,9 +9,9 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from shards.format.images import LeftOut
-from shards.ingest.layout import Share, stem
-from shards.ingest.listing import Files
-from shards.ingest.words import meaning
+from shards.sources.layout import Share, stem
+from shards.sources.listing import Files
+from shards.sources.words import meaning
 
 _NOT_IN_KEYS = re.compile(r"[\s.]")
 _PADDING = re.compile(r"(?<!\d)0+(?=\d)")

@@ -10,10 +10,10 @@ from random import Random
 from typing import Any, NamedTuple, NoReturn
 
 from shards.errors import InputError
-from shards.ingest.joining import Affix, Joined, affixes
-from shards.ingest.layout import Share, stem
-from shards.ingest.listing import Files
-from shards.ingest.words import label, meaning
+from shards.sources.joining import Affix, Joined, affixes
+from shards.sources.layout import Share, stem
+from shards.sources.listing import Files
+from shards.sources.words import label, meaning
 
 _LOOKED_AT = 1000
 _NEARLY_ALL = 0.9
