@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from shards.errors import InputError
 from shards.sources.joining import Affix, Joined, affixes
-from shards.sources.layout import Share, stem
+from shards.sources.layout import Share, stem, stems
 from shards.sources.listing import Files
 from shards.sources.words import label, meaning
 
@@ -56,9 +56,7 @@ class Backgrounds:
         self.names = dict[str, int]()
         self._called = dict[str | int | tuple[str, str | int], int]()  # also by the folders that they lie in
         for share in shares:
-            names, first = files.names(share.group), files.numbers(share.group).start
-            for number in share.numbers:
-                name = _normal(stem(names[number - first]))
+            for number, name in zip(share.numbers, map(_normal, stems(files, share)), strict=True):
                 if meaning(name) and not re.search(r"\d", name) and share.context:
                     name = _normal(share.context[-1])  # bg.jpg in a folder for each scene
                 _add(self.names, name, number)
@@ -239,20 +237,19 @@ def files_of(shares: Sequence[Share]) -> list[int]:
 def _paths(joined: Joined, shares: Sequence[Share]) -> Iterator[tuple[int, str]]:
     """Yield the number of each file and its path below the source, without what tells its component."""
     for share in shares:
-        names, first = joined.files.names(share.group), joined.files.numbers(share.group).start
         source = joined.files.groups[share.group].inside.partition("/")[0]
         above = "".join(f"{one}/" for one in share.context[share.context[:1] == (source,) :])
         affix = joined.rule.affixes.get(share.component, Affix())
-        for number in share.numbers:
-            yield number, _BOTH.sub("", above + affix.cut(stem(names[number - first])))
+        for number, name in zip(share.numbers, stems(joined.files, share), strict=True):
+            yield number, _BOTH.sub("", above + affix.cut(name))
 
 
 def _own(joined: Joined, bg: Sequence[Share], whole: Sequence[int]) -> "array[int]":
     """Find the backgrounds that have the key of a sample, with or without what all names of backgrounds begin with."""
     keys, best = list(joined.rows), array("I", [0] * len(joined.rows))
     some = [keys[row] for row in whole[:_LOOKED_AT]]
-    stems = [stem(joined.files.entry(number).name) for number in files_of(bg)[:_LOOKED_AT]]
-    found = affixes({"key": some, "bg": stems}) if some else {}
+    called = [stem(joined.files.entry(number).name) for number in files_of(bg)[:_LOOKED_AT]]
+    found = affixes({"key": some, "bg": called}) if some else {}
     for affix in (Affix(), found.get("bg", Affix())):
         rule, named = replace(joined.rule, affixes={"bg": affix}), dict[str, int]()
         for share in bg:

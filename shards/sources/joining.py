@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from shards.format.images import LeftOut
-from shards.sources.layout import Share, stem
+from shards.sources.layout import Share, stem, stems
 from shards.sources.listing import Files
 from shards.sources.words import meaning
 
@@ -58,16 +58,15 @@ class Rule:
 
     def keys(self, files: Files, share: Share) -> list[str]:
         """Make the keys of a share's files, in their order; "" where the pattern is not found."""
-        names, first = files.names(share.group), files.numbers(share.group).start
-        stems = [stem(names[number - first]) for number in share.numbers]
+        names = stems(files, share)
         pattern, affix = self.patterns.get(share.component), self.affixes.get(share.component)
         if pattern:
             inside = files.groups[share.group].inside
-            found = (pattern.search(f"{inside}/{one}") for one in stems)
+            found = (pattern.search(f"{inside}/{one}") for one in names)
             paths = ["_".join(filter(None, one.groups())).split("/") if one else [""] for one in found]
             keys = ["_".join(map(normal, path[-self.parts :])) for path in paths]
         else:
-            keys = normal("/".join(map(affix.cut, stems) if affix else stems)).split("/")  # no name has a / in it
+            keys = normal("/".join(map(affix.cut, names) if affix else names)).split("/")  # no name has a / in it
             if self.parts > 1 or not all(keys):
                 above = list(map(normal, share.context))
                 keys = ["_".join([*above, *filter(None, [key])][-self.parts :]) for key in keys]
@@ -150,7 +149,7 @@ def join(files: Files, shares: Sequence[Share], patterns: Mapping[str, re.Patter
     if 2 * plain.complete >= plain.fewest:
         return plain
     some = {name: _some(files, [one for one in shares if one.component == name]) for name in names}
-    found = affixes({name: stems for name, stems in some.items() if name not in patterns})
+    found = affixes({name: called for name, called in some.items() if name not in patterns})
     for exact in (True, False):
         cut = _shortest(files, shares, names, Rule(exact=exact, affixes=found, patterns=patterns))
         if 2 * cut.complete >= cut.fewest:  # a few names are alike by accident

@@ -68,6 +68,12 @@ def stem(name: str) -> str:
     return stem(shorter) if shorter.lower().endswith((".jpg", ".jpeg", ".png")) else shorter
 
 
+def stems(files: Files, share: Share) -> list[str]:
+    """Return the names of a share's files without their endings, in the order of their numbers."""
+    names, first = files.names(share.group), files.numbers(share.group).start
+    return [stem(names[number - first]) for number in share.numbers]
+
+
 class Matcher:
     """Tells by a file's path which component it is. A pattern is a glob, with or without the source's own name."""
 

@@ -89,8 +89,8 @@ def _joined(files: Files, layout: Layout, left_out: list[LeftOut]) -> tuple[Join
         joined.found["bg"], said = find_backgrounds(joined, by_name["fg_bg"], by_name["bg"], layout.background)
         notes.append(f"background: {said}")
     notes += [f"left aside: {text}, whose names fit too few of the others" for text in unfit]
-    folders = Counter(files.groups[files.group_of(one)].inside for one in aside)
-    notes += [f"left aside: {folder} ({count:,} images)" for folder, count in folders.most_common(_TOLD)]
+    largest = _folders(files, aside).most_common(_TOLD)
+    notes += [f"left aside: {folder} ({count:,} images)" for folder, count in largest]
     return joined, notes
 
 
@@ -189,11 +189,14 @@ def _check_components(
         )
 
 
+def _folders(files: Files, numbers: Sequence[int]) -> Counter[str]:
+    """Count the files in each folder."""
+    return Counter(files.groups[files.group_of(number)].inside for number in numbers)
+
+
 def _elsewhere(files: Files, aside: Sequence[int]) -> str:
-    folders = Counter(files.groups[files.group_of(one)].inside for one in aside)
-    said = ", ".join(
-        f"{folder} ({count:,}, such as {_example(files, folder)})" for folder, count in folders.most_common(8)
-    )
+    largest = _folders(files, aside).most_common(8)
+    said = ", ".join(f"{folder} ({count:,}, such as {_example(files, folder)})" for folder, count in largest)
     return f" Other images lie in {said}." if said else ""
 
 
