@@ -35,7 +35,7 @@ from shards.errors import InputError, report_errors
 from shards.format.manifest import from_json
 from shards.format.schema import BY_NAME
 from shards.format.storage import write_bytes
-from tracking import Report
+from tracking.report import Report
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 

@@ -1,0 +1,41 @@
+"""Weights & Biases: the dashboard of a run."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from shards.errors import InputError
+from shards.format.storage import write_bytes
+
+
+class WeightsAndBiases:
+    """The W&B run that gets what a run's folder gets: online where there is a key to log in with."""
+
+    def __init__(self, run: Path, config: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise InputError("wandb is not installed. Install requirements.txt, or use --wandb off.") from None
+        path = run / "wandb-id"  # made once, so that a resumed run goes on as the same one
+        if not path.exists():
+            write_bytes(path, secrets.token_hex(4).encode())
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+        own: dict[str, Any] = {"name": run.name, "id": path.read_text(), "dir": run, "config": config, "mode": mode}
+        self._image = wandb.Image
+        self._run = wandb.init(project="sluice", resume="allow", settings=wandb.Settings(quiet=True), **own)
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        self._run.log(numbers, step=step)
+
+    def picture(self, name: str, image: Tensor, step: int) -> None:
+        self._run.log({name: self._image(image.numpy())}, step=step)
+
+    def finish(self, best: Path) -> None:
+        self._run.log_artifact(best, name=f"model-{self._run.id}", type="model")
+        folder, offline = Path(self._run.dir).parent, self._run.settings.mode == "offline"
+        self._run.finish()
+        if offline:
+            print(f"W&B was offline; to send this run: wandb sync {folder}")
