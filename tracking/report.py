@@ -2,7 +2,11 @@
 
 import json
 import math
+import shlex
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +16,39 @@ from torch import Tensor
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
-from shards.errors import InputError
 from shards.format.images import save_image
-from shards.format.storage import write_bytes
+from shards.format.storage import naming, write_bytes
 from tracking.weights_and_biases import WeightsAndBiases
+
+
+def logged(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl, none if there is none; without those that are torn."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 class Report:
     """What a run says: a progress bar and a line an epoch on the terminal, everything else to its folder and W&B."""
 
-    def __init__(self, run: Path, config: dict[str, Any], step: int, world_size: int, wandb: bool) -> None:
+    def __init__(
+        self, run: Path, config: dict[str, Any], step: int, validated: int, world_size: int, wandb: bool
+    ) -> None:
         """Begin, or go on, at optimiser step `step` of a run of `world_size` ranks.
 
-        Lines logged after `step` belong to work that is done again, and are dropped.
+        Lines logged after that, or of a validation after `validated`, belong to work that is done again: they are
+        dropped, and so is one that a full disk or a crash has torn.
         """
-        self._metrics, self._pictures, self._world_size = run / "metrics.jsonl", run / "pictures", world_size
+        self._run, self._world_size = run, world_size
+        self._metrics, self._pictures = run / "metrics.jsonl", run / "pictures"
         self._pictures.mkdir(parents=True, exist_ok=True)
-        lines = self._metrics.read_text().splitlines(keepends=True) if self._metrics.exists() else []
-        write_bytes(self._metrics, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
+        done = {"train": step, "val": validated}
+        lines = [
+            line for line in logged(self._metrics) if line["step"] <= done["val" if "val/epoch" in line else "train"]
+        ]
+        write_bytes(self._metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._wandb = WeightsAndBiases(run, config) if wandb else None
 
     def progress(self, loader: Loader, done: int) -> Iterator[Batch]:
@@ -42,33 +61,32 @@ class Report:
                 rate = loader.stats.since(before).samples_per_second * self._world_size
                 bar.update(task, advance=1, description=f"{rate:,.0f} samples/s")
 
-    def step(self, step: int, losses: dict[str, float], learning_rate: float, stats: Stats) -> None:
-        """Log the mean `losses` of mask and depth, or of one, over the last steps, and the loader's `stats` over them.
-
-        Raises InputError if the losses are no numbers.
-        """
-        loss = sum(losses.values())
-        if not math.isfinite(loss):
-            said = f"the loss at step {step} is {loss}"
-            raise InputError(f"{said}. Try a lower --learning-rate, or --precision fp32.")
-        numbers = {"loss": loss, **{f"{name}_loss": one for name, one in losses.items()}}
-        numbers["learning_rate"] = learning_rate
+    def step(self, step: int, losses: dict[str, float], norm: float, learning_rate: float, stats: Stats) -> None:
+        """Log the last steps' mean `losses` of mask and depth, or of one, their mean gradient norm, and `stats`."""
+        numbers = {"loss": sum(losses.values()), **{f"{name}_loss": one for name, one in losses.items()}}
+        numbers |= {"grad_norm": norm, "learning_rate": learning_rate}
         rates = {"samples_per_second": stats.samples_per_second * self._world_size}
         busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}
         self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy)
 
     def epoch(self, step: int, number: int, metrics: dict[str, float], picture: Tensor, stats: Stats) -> None:
-        """Log the validation after epoch `number`, from 0; print a line with the loader's `stats` over the epoch.
+        """Log the validation after `number` epochs; print a line with the loader's `stats` over the epoch.
 
         picture: uint8 (H, W, 3).
         """
-        self._log(step, "val", metrics | {"epoch": number + 1})
+        self._log(step, "val", metrics | {"epoch": number})
         save_image(self._pictures / f"val-{step:07d}.png", Image.fromarray(picture.numpy()))
         if self._wandb:
             self._wandb.picture("val", picture, step)
         named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
         found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
-        print(f"epoch {number + 1}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
+        print(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
+
+    def stopped(self, step: int, steps: int, by: signal.Signals) -> None:
+        """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
+        said = f"stopped by {by.name} at step {step} of {steps}, which is saved; to go on:"
+        print(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
+        self.finish(self._run / "checkpoints" / "best.pt")
 
     def finish(self, best: Path) -> None:
         """End the run, whose best checkpoint is `best`."""
@@ -77,7 +95,8 @@ class Report:
 
     def _log(self, step: int, kind: str, numbers: dict[str, float]) -> None:
         named = {f"{kind}/{name}": number for name, number in numbers.items()}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **named}) + "\n")
+        known = {name: number if math.isfinite(number) else None for name, number in named.items()}
+        with naming(self._metrics), self._metrics.open("a") as file:
+            file.write(json.dumps({"step": step, **known}) + "\n")
         if self._wandb:
             self._wandb.log(named, step)
