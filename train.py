@@ -224,11 +224,13 @@ def optimise(training: Training, objective: nn.Module, batch: Batch, config: Tra
 
 
 def share_totals(training: Training, config: TrainConfig, ranks: Ranks) -> None:
-    """Have all ranks know the mean of their totals. Raises InputError on all of them if training has diverged."""
+    """Have all ranks know the mean of their totals. Raises InputError on rank 0, SystemExit on others, on divergence."""
     if ranks.world_size > 1:
         dist.all_reduce(training.totals)
         training.totals /= ranks.world_size
     if not training.finite:
+        if ranks.rank:
+            sys.exit(2)
         raise InputError(
             f"training has diverged: the losses up to step {training.step}, or the weights then, are no numbers. To go "
             f"on from the last checkpoint before: python train.py --resume {config.out} --learning-rate "
