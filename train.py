@@ -224,7 +224,7 @@ def optimise(training: Training, objective: nn.Module, batch: Batch, config: Tra
 
 
 def share_totals(training: Training, config: TrainConfig, ranks: Ranks) -> None:
-    """Have all ranks know the mean of their totals. Raises InputError on rank 0, SystemExit on others, on divergence."""
+    """Have all ranks know the mean of their totals. On divergence, raises InputError on rank 0, else SystemExit."""
     if ranks.world_size > 1:
         dist.all_reduce(training.totals)
         training.totals /= ranks.world_size
