@@ -18,7 +18,21 @@ from commands import ROOT, Command, Ended, start
 
 import checkpoint
 
-SMALL = ["--size", "32", "--width", "4", "--levels", "2", "--batch-size", "8", "--num-threads", "1", "--wandb", "off"]
+SMALL = [
+    "--size",
+    "32",
+    "--width",
+    "4",
+    "--levels",
+    "2",
+    "--batch-size",
+    "8",
+    "--num-threads",
+    "1",
+    "--precision",
+    "fp32",
+]
+SMALL += ["--wandb", "off"]
 EPOCHS, STEPS = 4, 15
 """of the runs here; steps in an epoch"""
 CPU = torch.device("cpu")
@@ -28,8 +42,8 @@ def begin(folder: Path, *arguments: object, said: str = "said", **environment: s
     return start([str(ROOT / "train.py"), *map(str, arguments)], folder, said, **environment)
 
 
-def train(folder: Path, *arguments: object, **environment: str) -> Ended:
-    return begin(folder, *arguments, **environment).ended()
+def train(folder: Path, *arguments: object, said: str = "said") -> Ended:
+    return begin(folder, *arguments, said=said).ended()
 
 
 def trained(folder: Path, *arguments: object) -> str:
