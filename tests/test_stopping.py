@@ -154,7 +154,7 @@ def test_torchrun_completes_a_run_of_which_a_rank_was_killed(dataset: Path, tmp_
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     variables = kept | {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [*launcher, ROOT / "train.py", "--data", dataset, *options]
+    command: list[str | Path] = [*launcher, ROOT / "train.py", "--data", dataset, *options]
     with (tmp_path / "said").open("w") as said:
         agent = subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=said, stderr=said)
     try:
