@@ -31,7 +31,7 @@ from model.losses import Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, masked, report_errors
 from shards.format.manifest import from_json
 from shards.format.schema import BY_NAME
 from shards.format.storage import write_bytes
@@ -93,8 +93,9 @@ class TrainConfig:
             raise InputError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration in JSON's types; whether it is resumed is no part of it."""
-        return dict(json.loads(json.dumps(asdict(replace(self, resume=None)), default=str)))
+        """Return the configuration in JSON's types; passwords, and whether it is resumed, are no part of it."""
+        kept = replace(self, resume=None, loader=replace(self.loader, data=masked(str(self.loader.data))))
+        return dict(json.loads(json.dumps(asdict(kept), default=str)))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from shards.errors import InputError
+from shards.errors import InputError, masked
 from shards.format.storage import write_bytes
 
 
@@ -25,6 +26,7 @@ class WeightsAndBiases:
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         own: dict[str, Any] = {"name": run.name, "id": path.read_text(), "dir": run, "config": config, "mode": mode}
         self._image = wandb.Image
+        sys.argv[1:] = map(masked, sys.argv[1:])  # W&B keeps the command line
         self._run = wandb.init(project="sluice", resume="allow", settings=wandb.Settings(quiet=True), **own)
 
     def log(self, numbers: dict[str, float], step: int) -> None:
