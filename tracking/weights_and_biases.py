@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise InputError("wandb is not installed. Install requirements.txt, or use --wandb off.") from None
+        _find_room(run / "wandb")
         path = run / "wandb-id"  # made once, so that a resumed run goes on as the same one
         if not path.exists():
             write_bytes(path, secrets.token_hex(4).encode())
@@ -41,3 +43,13 @@ class WeightsAndBiases:
         self._run.finish()
         if offline:
             print(f"W&B was offline; to send this run: wandb sync {folder}")
+
+
+def _find_room(folder: Path) -> None:
+    """Have W&B keep in `folder` what it would keep in the user's home, where that cannot be had or written."""
+    with suppress(RuntimeError):
+        if os.access(Path.home(), os.W_OK):
+            return
+    os.environ.setdefault("HOME", "/")  # as containers have it for a user without a name
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        os.environ.setdefault(name, str(folder.absolute()))
