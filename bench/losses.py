@@ -5,6 +5,7 @@ the commands that everyone uses. The table replaces its section of bench/RESULTS
 """
 
 import json
+import shlex
 from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
@@ -27,28 +28,29 @@ BATCH, LOGGED, SHOWN = 32, 5, 3
 
 
 class Criterion(NamedTuple):
-    """What is trained with, and what came of it in 2020, as far as it was published.
-
-    weight: of the depth loss, which the table gives without it.
-    """
+    """What is trained with, and what came of it in 2020, as far as it was published."""
 
     name: str
-    options: str
-    weight: int
-    published: tuple[str, ...]
+    loss: str
+    """of the mask, and twice of the depth; "" for what train.py has by default"""
+    published: tuple[str, ...] = ("",) * 5
     """seconds for 100 batches, loss of mask and of depth, IoU of mask and of depth"""
+
+    @property
+    def options(self) -> list[str]:
+        return ["--mask-loss", self.loss, "--depth-loss", f"2*{self.loss}"] if self.loss else []
+
+    @property
+    def weight(self) -> int:
+        """Of the depth loss, which the table gives without it."""
+        return 2 if self.loss else 1
 
 
 CRITERIA = (
-    Criterion("SSIM", "--mask-loss ssim --depth-loss 2*ssim", 2, ("55", "0.10", "0.23", "0.70", "0.18")),
-    Criterion(
-        "smooth L1",
-        "--mask-loss smooth_l1 --depth-loss 2*smooth_l1",
-        2,
-        ("83", "0.004", "0.0130", "0.777", "0.528"),
-    ),
-    Criterion("L1", "--mask-loss l1 --depth-loss 2*l1", 2, ("", "0.002", "0.09", "0.88", "0.61")),
-    Criterion("Sluice's own", "", 1, ("", "", "", "", "")),
+    Criterion("SSIM", "ssim", ("55", "0.10", "0.23", "0.70", "0.18")),
+    Criterion("smooth L1", "smooth_l1", ("83", "0.004", "0.0130", "0.777", "0.528")),
+    Criterion("L1", "l1", ("", "0.002", "0.09", "0.88", "0.61")),
+    Criterion("Sluice's own", ""),
 )
 HEADINGS = ("s / 100 batches", "mask loss", "depth loss", "mask IoU", "depth IoU at half", "depth RMSE")
 FORMS = (".1f", ".4f", ".4f", ".3f", ".3f", ".4f")
@@ -124,25 +126,26 @@ def main(
     """
     if out.exists():
         raise InputError(f"{out}: is there already. Delete it, or name another --out.")
-    packages = "torch", "nvidia-dali-cuda120"
-    before, sources = measure.machine(*packages), {"figures": min(100, samples // 20), "rooms": min(80, samples // 20)}
+    before = measure.machine("torch", "nvidia-dali-cuda120")
     if torch.cuda.is_available():
         before += f", {torch.cuda.get_device_name()}"
+    sources = {"figures": min(100, 1 + samples // 20), "rooms": min(80, 1 + samples // 20)}
     dataset = Dataset.open(data) if data else measure.drawn_data(out, **sources, samples=samples)
     counts = dataset.manifest.splits
     if counts["train"] < LOGGED * BATCH or set(BY_NAME) - set(dataset.manifest.components):
         raise InputError(f"{dataset.root}: {LOGGED * BATCH} samples to train on, of {', '.join(BY_NAME)}, are needed.")
     runs = {one.name: out / one.name.lower().replace(" ", "-").replace("'", "") for one in CRITERIA}
-    alike = f"--data {dataset.root} --architecture {architecture} --size {size} --epochs {epochs} --batch-size {BATCH}"
-    for one in CRITERIA:
-        run(f"train.py {alike} --out {runs[one.name]} --log-every {LOGGED} --wandb off {one.options}")
-        run(f"evaluate.py {runs[one.name]}/checkpoints/last.pt --split val")
+    alike = ["--data", dataset.root, "--architecture", architecture, "--size", size, "--epochs", epochs]
+    alike += ["--batch-size", BATCH, "--log-every", LOGGED, "--wandb", "off"]
+    for one, folder in zip(CRITERIA, runs.values(), strict=True):
+        run(shlex.join(map(str, ["train.py", *alike, *one.options, "--out", folder])))
+        run(shlex.join(["evaluate.py", f"{folder}/checkpoints/last.pt", "--split", "val"]))
     told = f"{counts['train']:,} samples, {'given' if data else 'drawn'}, at {size}x{size} px; epochs: {epochs}; "
     told += (
-        f"network: {architecture}, otherwise as train.py has it by default. Losses: of training, in the last epoch; "
+        f"network: {architecture}; all else is train.py's default. Losses: of training, mean of the last epoch, that "
     )
-    told += f"of depth without its weight. The rest: of {counts['val']:,} other samples, after the last "
-    told += "step. 2020: as published, of other data and more of it, on another machine; L1 after 10 epochs."
+    told += f"of depth without its weight. The rest: of {counts['val']:,} other samples, after the last step. "
+    told += "2020: as published, of other data and more of it, on another machine; L1 after 10 epochs."
     picture = measure.RESULTS.parent / "results" / "losses.png"
     draw(picture, dataset.root, runs)
     parts = f"## Losses\n\n`python -m bench.losses`, {before}.", told
