@@ -21,7 +21,7 @@ from checkpoint import Device, load_model, refuse_other_data, select_device
 from model.metrics import MEANING, Metrics
 from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
-from shards.errors import report_errors
+from shards.errors import masked, report_errors
 from shards.format.images import save_image
 from shards.format.storage import write_bytes
 
@@ -72,7 +72,7 @@ def main(config: EvaluateConfig) -> None:
     with Loader(wanted, device=device) as loader:
         refuse_other_data(config.checkpoint, trained, data, loader.dataset.manifest)
         metrics, picture = evaluate(model, loader, torch.float32)
-    title = f"{config.checkpoint} on {data}, {config.split} ({loader.order.samples:,} samples)"
+    title = f"{config.checkpoint} on {masked(data)}, {config.split} ({loader.order.samples:,} samples)"
     table = Table("metric", "value", "meaning", title=title)
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}", MEANING[name])

@@ -38,7 +38,7 @@ from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from ranks import Ranks, StopRequest, distributed, only_process
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, masked, report_errors
 from shards.format.manifest import Manifest, from_json
 from shards.format.schema import BY_NAME
 from shards.format.storage import LocalFolder, write_bytes
@@ -107,8 +107,9 @@ class TrainConfig:
             raise InputError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration in JSON's types; whether it is resumed is no part of it."""
-        return dict(json.loads(json.dumps(asdict(replace(self, resume=None)), default=str)))
+        """Return the configuration in JSON's types; passwords, and whether it is resumed, are no part of it."""
+        kept = replace(self, resume=None, loader=replace(self.loader, data=masked(str(self.loader.data))))
+        return dict(json.loads(json.dumps(asdict(kept), default=str)))
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -37,10 +37,12 @@ class Downloads:
     """
 
     def __init__(self, url: str, folder: Path, limit: int) -> None:
-        """Download the manifest, and, where no process has done so yet, the index. Raises InputError if that fails.
+        """Download the manifest, and, where no process has done so yet, the index.
 
+        Raises InputError if that fails, or if `folder`, which may begin with ~, cannot be written.
         limit: bytes that the tars in `folder`, of all data sets there together, may occupy.
         """
+        folder = _writable(folder)
         self._remote, self._store = RemoteFolder(url.rstrip("/")), Store(folder, limit)
         self._closed, self._changed, self._threads = Event(), Condition(), list[Thread]()
         self._wanted, self._queue = list[int](), deque[int]()
@@ -248,6 +250,18 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _writable(folder: Path) -> Path:
+    """Make the folder, if it is not there yet, and return its full path."""
+    try:
+        folder = folder.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / "lock"):
+            return folder
+    except (OSError, RuntimeError) as error:  # the latter if there is no home
+        advice = "Name a folder that can be written by --cache-dir, or a home by HOME."
+        raise InputError(f"{folder}: shards cannot be kept there ({error}). {advice}") from error
 
 
 def _is_held(path: Path) -> bool:

@@ -57,7 +57,7 @@ class Loader(AbstractContextManager["Loader"]):
             self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
             self._downloads: Downloads | None = None
             if is_url(config.data):
-                self._downloads = Downloads(str(config.data), config.cache_dir.expanduser(), config.cache_limit << 20)
+                self._downloads = Downloads(str(config.data), config.cache_dir, config.cache_limit << 20)
                 closing.callback(self._downloads.close)
             self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
             self._reader = Reader(self._downloads.open if self._downloads else local_tars(self.dataset))

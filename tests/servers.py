@@ -1,5 +1,6 @@
 """Servers on loopback that hold a data set and misbehave as a test plans: Python's HTTP server, and moto's S3."""
 
+import base64
 import itertools
 import os
 import threading
@@ -60,13 +61,16 @@ class Server:
 
 
 @contextmanager
-def http_server(folder: Path) -> Iterator[Server]:
-    server = Server()
+def http_server(folder: Path, user: str = "") -> Iterator[Server]:
+    """A server of the files in a folder; only for `user`, NAME:PASSWORD, if given, whom its URL names."""
+    server, basic = Server(), f"Basic {base64.b64encode(user.encode()).decode()}"
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = folder / self.path.lstrip("/")
             fault = server.answer(path.name)
+            if user and self.headers["Authorization"] != basic:
+                fault = "401"
             if fault.isdigit() or not path.is_file():
                 self.send_error(int(fault or 404))
                 return
@@ -86,7 +90,7 @@ def http_server(folder: Path) -> Iterator[Server]:
             pass  # cut connections, from either side
 
     listening = Quiet(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{listening.server_port}"
+    server.url = f"http://{f'{user}@' if user else ''}127.0.0.1:{listening.server_port}"
     with _serving(listening, server):
         yield server
 

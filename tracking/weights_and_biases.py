@@ -2,12 +2,14 @@
 
 import os
 import secrets
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from shards.errors import InputError
+from shards.errors import InputError, masked
 from shards.format.storage import write_bytes
 
 
@@ -19,12 +21,14 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise InputError("wandb is not installed. Install requirements.txt, or use --wandb off.") from None
+        _find_room(run / "wandb")
         path = run / "wandb-id"  # made once, so that a resumed run goes on as the same one
         if not path.exists():
             write_bytes(path, secrets.token_hex(4).encode())
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         own: dict[str, Any] = {"name": run.name, "id": path.read_text(), "dir": run, "config": config, "mode": mode}
         self._image = wandb.Image
+        sys.argv[1:] = map(masked, sys.argv[1:])  # W&B keeps the command line
         self._run = wandb.init(project="sluice", resume="allow", settings=wandb.Settings(quiet=True), **own)
 
     def log(self, numbers: dict[str, float], step: int) -> None:
@@ -39,3 +43,13 @@ class WeightsAndBiases:
         self._run.finish()
         if offline:
             print(f"W&B was offline; to send this run: wandb sync {folder}")
+
+
+def _find_room(folder: Path) -> None:
+    """Have W&B keep in `folder` what it would keep in the user's home, where that cannot be had or written."""
+    with suppress(RuntimeError):
+        if os.access(Path.home(), os.W_OK):
+            return
+    os.environ.setdefault("HOME", "/")  # as containers have it for a user without a name
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        os.environ.setdefault(name, str(folder.absolute()))

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from shards.errors import InputError
+from shards.errors import MASK, InputError, masked
 
 log = logging.getLogger(__name__)
 
@@ -157,13 +157,21 @@ class _WrongError(Exception):
 class RemoteFolder:
     """A folder at a URL of any protocol that fsspec knows, with the credentials that fsspec is configured with.
 
-    For any number of threads. The methods of both kinds of folder are explained at LocalFolder.
+    For any number of threads. The methods of both kinds of folder are explained at LocalFolder. Its name is masked, and
+    so are its errors, which for that reason do not tell their causes. Raises InputError if `url` is masked itself.
     """
 
     url: str
 
+    def __post_init__(self) -> None:
+        if MASK in self.url:
+            raise InputError(
+                f"{self.url}: {MASK} stands for a password or token, which is never written down. Give the whole URL "
+                "again; train.py and evaluate.py take it as --data, also beside --resume."
+            )
+
     def __str__(self) -> str:
-        return self.url
+        return masked(self.url)
 
     @property
     def resolved(self) -> str:
@@ -191,7 +199,7 @@ class RemoteFolder:
             for (name, _, size), data in zip(some, found, strict=True):
                 if size is not None and len(data) != size:
                     came = f"{len(data):,} bytes came where {size:,} were asked for"
-                    raise InputError(f"{self.url}/{name}: {came}. Use a server that sends parts of files.")
+                    raise InputError(f"{self}/{name}: {came}. Use a server that sends parts of files.")
                 yield data
 
     def sha256(self, name: str) -> str:
@@ -228,7 +236,7 @@ class RemoteFolder:
         the disk is full, or if TRIES tries have failed; StoppedError soon after `stopped` is set. What is at `path`
         then is of no use.
         """
-        url, stopped = f"{self.url}/{name}", stopped or Event()
+        url, stopped = f"{self}/{name}", stopped or Event()
         for attempt in range(1, TRIES + 1):
             try:
                 files, source = self._located(name)
@@ -243,12 +251,12 @@ class RemoteFolder:
                 raise
             except Exception as error:
                 if lasting := _lasting(error, url, path):
-                    raise InputError(lasting) from error
+                    raise InputError(lasting) from None
                 if attempt == TRIES:
                     advice = "Check the connection and start again; what has been downloaded is kept."
                     if isinstance(error, _WrongError):
                         advice = "If it has changed there, start again; else copy it there again."
-                    raise InputError(f"{url}: {_told(error)}, the last of {TRIES} tries. {advice}") from error
+                    raise InputError(f"{url}: {_told(error)}, the last of {TRIES} tries. {advice}") from None
                 # With chance in it: ranks that failed together should not come back together.
                 pause = FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
                 log.warning("%s: %s; try %d of %d in %.1f s", url, _told(error), attempt + 1, TRIES, pause)
@@ -261,9 +269,9 @@ class RemoteFolder:
         try:
             yield self._located(name)
         except Exception as error:  # of as many kinds as there are protocols
-            url = f"{self.url}/{name}".rstrip("/")
+            url = f"{self}/{name}".rstrip("/")
             told = _lasting(error, url) or f"{url}: {_told(error)}. Check the URL, credentials and connection."
-            raise InputError(told) from error
+            raise InputError(told) from None
 
     def _located(self, name: str) -> tuple[Any, str]:
         """Return fsspec's file system, which all threads share, and the path of `name` in it."""
@@ -276,6 +284,8 @@ class RemoteFolder:
             # Without its own limit of 300 s for a whole file: a large tar on a slow line needs longer.
             options["timeout"] = aiohttp.ClientTimeout(sock_connect=30, sock_read=300)
         files, path = fsspec.url_to_fs(f"{self.url}/{name}".rstrip("/"), **options)
+        if "://" not in path and masked(bare := f"x://{path}") != bare:  # taken for a part of the name
+            raise ValueError("such URLs hold no password; set credentials as the service's own tools read them")
         files.invalidate_cache()  # listings, which other machines change
         return files, path.rstrip("/")
 
@@ -358,4 +368,4 @@ def _status(error: Exception) -> int | None:
 def _told(error: Exception) -> str:
     if status := _status(error):
         return f"the server answered {status}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return masked(" ".join(str(error).split())) or type(error).__name__
