@@ -1,8 +1,27 @@
 """What the user can mend, and how a command says it: one sentence, exit code 2, no traceback."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+MASK = "***"
+"""what stands for a password or token"""
+_PASSWORD = re.compile(
+    r"(\w:/+[^\s/:@\[]*:(?!\d*(?:[/?#]|$))"  # s3://key: but not http://host:80/
+    r"|https?:/+(?=[^\s/:@\[]+@))"  # alone before the @ it may be a token
+    r"(?:[^\s/]+|[\w/+=]+)@"  # the secret keys of S3 have slashes
+)
+_URL, _VALUE = re.compile(r"\w:/+\S+"), re.compile(r"([?&][^?&=]+=)[^&'\"<>]*[\w%/+=~-]")
+
+
+def masked(text: str) -> str:
+    """Return `text` with *** for the passwords in its URLs, and for all values of their queries, which may be tokens.
+
+    A URL that was taken for a path has one slash.
+    """
+    return _URL.sub(lambda url: _VALUE.sub(rf"\1{MASK}", url[0]), _PASSWORD.sub(rf"\1{MASK}@", text))
 
 
 class InputError(Exception):
