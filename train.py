@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import PREDICTED, Architecture, Device, Training, make_model, select_device
-from evaluate import evaluate
+from evaluate import draw, evaluate
 from model.compiled import compiled
 from model.losses import Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
@@ -230,7 +230,8 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     objective = make_objective(training, config, ranks)
     steps, losses = config.epochs * len(training.loader), list[Tensor]()
-    report = None if ranks.rank else Report(config.out, saved, training.step, ranks.world_size, config.wandb == "auto")
+    defaults, wandb = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict(), config.wandb == "auto"
+    report = None if ranks.rank else Report(config.out, saved, defaults, training.step, training.loader, wandb)
     if report and (lacks := [name for name in BY_NAME if name not in manifest.components]):
         seen = ", ".join(name for name in manifest.components if name not in learned)
         print(f"no {', '.join(lacks)} in {config.loader.data}: the network learns {' and '.join(learned)} from {seen}")
@@ -254,14 +255,17 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                     training.save(last, saved)
             torch.get_device_module(ranks.device).synchronize()
             of_epoch = loader.stats.since(before_epoch)
-            metrics, picture = evaluate(training.model, held_out, autocast_dtype(config.precision, ranks.device))
+            dtype = autocast_dtype(config.precision, ranks.device)
+            metrics, errors = evaluate(training.model, held_out, dtype)
             if report:
                 score = metrics.get("mask_iou", 0.0) - metrics.get("depth_rmse", 0.0)
                 improved = not score <= training.best  # so that one that is no number counts, and there is a best.pt
                 training.best = score if improved else training.best
                 for path in (last, best) if improved else (last,):
                     training.save(path, saved)
-                report.epoch(training.step, loader.epoch, metrics, picture, of_epoch)
+                chosen = report.chosen(errors.rows)
+                grids = {name: draw(training.model, held_out, rows, errors, dtype) for name, rows in chosen.items()}
+                report.epoch(training.step, loader.epoch, metrics, grids, of_epoch)
     if report:
         report.finish(best)
 

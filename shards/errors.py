@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 MASK = "***"
 """what stands for a password or token"""
 _PASSWORD = re.compile(

@@ -18,8 +18,8 @@ _VARIABLES = {f"#{i:06x}": f"var(--{name})" for i, name in enumerate(_NAMES, 1)}
 ACCENT, MEDIAN, SOFT, LINE, *SERIES = _VARIABLES
 
 
-def render(template: Path, **values: object) -> bytes:
-    """Fill in a template, which may import from parts.html.jinja. Its style is page.css, and its own beside it if any.
+def render(template: Path, *styles: Path, **values: object) -> bytes:
+    """Fill in a template, which may import from parts.html.jinja, and has `style`: page.css, then these files.
 
     The same values give the same bytes.
     """
@@ -30,8 +30,7 @@ def render(template: Path, **values: object) -> bytes:
         loader=FileSystemLoader([template.parent, _HERE]),
     )
     environment.filters["comma"] = "{:,}".format
-    sheets = dict.fromkeys([_HERE / "page.css", template.with_name(template.name.partition(".")[0] + ".css")])
-    style = Markup("".join(sheet.read_text("utf-8") for sheet in sheets if sheet.exists()))
+    style = Markup("".join(path.read_text("utf-8") for path in (_HERE / "page.css", *styles)))
     return environment.get_template(template.name).render(style=style, **values).encode(errors="replace")
 
 
