@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from checkpoint import Device, load_model, refuse_other_data, select_device
+from checkpoint import Device, load, load_model, refuse_other_data, select_device
 from model.metrics import MEANING, Metrics, per_sample
 from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
@@ -136,6 +136,7 @@ def main(config: EvaluateConfig) -> None:
     model, trained = load_model(config.checkpoint, device)
     data = config.data or trained["loader"]["data"]
     own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
+    step = load(config.checkpoint, torch.device("cpu"))["step"]
     run, splits = config.checkpoint.resolve().parent.parent, config.split.split(",")
     for split in splits:
         wanted = LoaderConfig(data=data, split=split, batch_size=config.batch_size, shuffle=False, **own)
@@ -143,7 +144,7 @@ def main(config: EvaluateConfig) -> None:
             refuse_other_data(config.checkpoint, trained, data, loader.dataset.manifest)
             for name in splits:
                 loader.dataset.split(name)  # of one that does not exist it tells before any is measured
-            measure(model, loader, run, f"{config.checkpoint} on {masked(data)}, {split}")
+            measure(model, loader, run, f"{config.checkpoint} of step {step:,} on {masked(data)}, {split}")
     if (run / "metrics.jsonl").exists():
         from tracking.page import write_report  # with Matplotlib
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,8 @@ class _Chart(NamedTuple):
     """what it shows of metrics.jsonl, and what that is called; beside other runs the first stands for all"""
     logarithmic: bool = False
     """where the values span a factor of ten or more"""
+    percent: bool = False
+    """whether to show shares as such"""
 
 
 _CHARTS = (
@@ -66,7 +68,7 @@ _CHARTS = (
     _Chart("Learning rate", "training", {"train/learning_rate": ""}),
     _Chart("Norm of the gradient", "training, before clipping", {"train/grad_norm": ""}, True),
     _Chart("Throughput", "training, samples a second", {"train/samples_per_second": ""}),
-    _Chart("Waiting for data", "training, share of the time", {"train/waiting_share": ""}),
+    _Chart("Waiting for data", "training, % of its time", {"train/waiting_share": ""}, percent=True),
 )
 
 
@@ -128,6 +130,10 @@ class Run:
         return list(self.environment.get("sessions", []))
 
     @property
+    def seconds(self) -> float:
+        return sum(float(session["seconds"]) for session in self.sessions)
+
+    @property
     def steps(self) -> int:
         return max((int(line["step"]) for line in self.lines), default=0)
 
@@ -153,6 +159,7 @@ class Run:
         x, y = np.array(found, np.float64).reshape(-1, 2).T  # null becomes nan
         return Curve(x, np.where(np.isfinite(y), y, np.nan), label)
 
+    @property
     def speed(self) -> dict[str, float]:
         """Return samples_per_second of all training, and the shares of its time spent waiting and in each stage."""
         found = [line for line in self.lines if line.get("train/samples_per_second")]
@@ -164,12 +171,12 @@ class Run:
         spent = {name.removeprefix("train/").removesuffix("_busy"): float(share) for name, share in shares.items()}
         return {"samples_per_second": len(seconds) / sum(seconds), **spent}
 
-    def drawn(self, kind: str) -> list[tuple[int, Grid]]:
-        """Return step and samples of a kind that was drawn at the first validation, in the middle and at the newest."""
+    def drawn(self, kind: str) -> dict[str, Grid]:
+        """Return samples of a kind as they were at the first validation, in the middle and at the newest, by step."""
         paths = sorted((self.folder / "pictures").glob(f"val-{kind}-*.png"))
-        picked = sorted({0, len(paths) // 2, len(paths) - 1}) if paths else []
-        grids = [(int(paths[i].stem.rpartition("-")[2]), Grid.load(paths[i])) for i in picked]
-        return [(step, grid) for step, grid in grids if grid]
+        picked = [paths[i] for i in sorted({0, len(paths) // 2, len(paths) - 1})] if paths else []
+        found = {f"step {int(path.stem.rpartition('-')[2]):,}": Grid.load(path) for path in picked}
+        return {step: grid for step, grid in found.items() if grid}
 
     def evaluated(self, name: str) -> dict[str, Grid]:
         """Return by split the samples that evaluate.py has drawn under this name, with {} for the split."""
@@ -206,6 +213,7 @@ def write_report(folder: Path) -> Path:
     Raises InputError if the folder holds no run, or a file of it is damaged.
     """
     run = Run.read(folder)
+    columns = {f"epoch {line['epoch']}": line for line in (run.best, *run.validations[-1:]) if line} | run.evaluations
     worst = run.evaluated("pictures/evaluation-{}-worst.png")
     own = [name for name, value in run.options.items() if name == "--data" or value != run.defaults.get(name, value)]
     charts = [_drawn(chart, [run.curve(*one) for one in chart.names.items()]) for chart in _CHARTS]
@@ -213,14 +221,15 @@ def write_report(folder: Path) -> Path:
         _HERE / "report.html.jinja",
         _HERE / "page.css",
         run=run,
-        labels=LABELS,
-        validations={f"epoch {line['epoch']}": line for line in (run.best, *run.validations[-1:]) if line},
+        best=run.best,
+        columns=columns,
+        metrics={name: label for name, label in LABELS.items() if any(name in column for column in columns.values())},
         evaluated={split: grid.title for split, grid in worst.items()},
         charts=[chart for chart in charts if chart],
-        speed=run.speed(),
-        grown={kind: _grown(drawn) for kind in KINDS if (drawn := run.drawn(kind))},
+        grown={kind: _grown(run.drawn(kind)) for kind in KINDS},
         worst={split: _columns(grid) for split, grid in worst.items()},
         options=[{name: value for name, value in run.options.items() if (name in own) == is_own} for is_own in (1, 0)],
+        metric=_metric,
         number=_number,
         duration=_duration,
     )
@@ -230,48 +239,53 @@ def write_report(folder: Path) -> Path:
 
 def write_comparison(folders: Sequence[Path], out: Path) -> None:
     """Write the page of several runs beside each other to `out`. Raises InputError as `write_report` does."""
-    runs = [Run.read(folder) for folder in folders]
-    often = Counter(run.name for run in runs)
-    names = [run.name if often[run.name] == 1 else str(run.folder) for run in runs]
-    epochs = all(run.validations for run in runs)  # steps differ with the size of batches
-    charts = [
-        _drawn(chart, [_over_epochs(run, curve) if epochs else curve for run, curve in zip(runs, curves, strict=True)])
-        for chart in _CHARTS
-        for name, chart in _alone(chart)
-        if (curves := [run.curve(name, label) for run, label in zip(runs, names, strict=True)])
-    ]
-    drawn = {f"{kind.capitalize()} of validation": [run.drawn(kind)[-1:] for run in runs] for kind in KINDS}
-    splits = dict.fromkeys(split for run in runs for split in run.evaluations)
+    read = [Run.read(folder) for folder in dict.fromkeys(folders)]
+    often = Counter(run.name for run in read)
+    names = [run.name if often[run.name] == 1 else str(run.folder) for run in read]
+    swatch = Markup('<i class="series-{}"></i>{}')
+    runs = {
+        swatch.format(i % len(SERIES) + 1, name): run for i, (name, run) in enumerate(zip(names, read, strict=True))
+    }
+    splits = dict.fromkeys(split for run in read for split in run.evaluations)
+    tables = {"validation, best epoch": _compared([run.best for run in read])}
+    tables |= {split: _compared([run.evaluations.get(split, {}) for run in read]) for split in splits}
+    options = {name: [run.options.get(name, "") for run in read] for run in read for name in run.options}
+    grids = dict[str, dict[str, Grid]]()
+    for kind in KINDS:
+        newest = {name: [*run.drawn(kind).values()][-1:] for name, run in runs.items()}
+        grids[f"{kind.capitalize()} of validation"] = {name: grid for name, some in newest.items() for grid in some}
     for split in splits:
-        first = [run.evaluated("evaluation-{}.png").get(split) for run in runs]
-        drawn[f"First of {split}"] = [[(0, grid)] if grid else [] for grid in first]
-    options = dict.fromkeys(name for run in runs for name in run.options)
-    values = {name: [run.options.get(name, "") for run in runs] for name in options}
+        first = {name: run.evaluated("evaluation-{}.png").get(split) for name, run in runs.items()}
+        grids[f"First of {split}"] = {name: grid for name, grid in first.items() if grid}
+    epochs = all(run.validations for run in read)  # steps differ with the size of batches
     page = render(
         _HERE / "compare.html.jinja",
         _HERE / "page.css",
-        names=names,
-        x="epochs" if epochs else "steps",
-        tables={
-            "validation, best epoch": _compared([run.best for run in runs]),
-            **{split: _compared([run.evaluations.get(split, {}) for run in runs]) for split in splits},
-        },
-        training=[(run, run.speed()) for run in runs],
-        options={name: given for name, given in values.items() if len(set(given)) > 1},
-        charts=[chart for chart in charts if chart],
-        grids={title: [_grown(one) for one in grids] for title, grids in drawn.items() if any(grids)},
+        title=", ".join(names),
+        runs=runs,
+        tables={title: table for title, table in tables.items() if table},
+        options={name: values for name, values in options.items() if len(set(values)) > 1},
+        charts=[chart for one in _CHARTS for chart in _beside(one, read, names, epochs)],
+        x="epochs" if epochs else "optimiser steps",
+        grids={title: _grown(some) for title, some in grids.items()},
+        metric=_metric,
         number=_number,
         duration=_duration,
     )
     write_bytes(out, page)
 
 
-def _alone(chart: _Chart) -> list[tuple[str, _Chart]]:
-    """Return the charts that take the place of one where each curve is a run's: of training's losses the sum alone."""
-    first, *_ = chart.names
-    if first.startswith("train/"):
-        return [(first, chart)]
-    return [(name, chart._replace(title=LABELS[name.removeprefix("val/")])) for name in chart.names]
+def _beside(chart: _Chart, runs: Sequence[Run], names: Sequence[str], epochs: bool) -> Iterator["Drawn"]:
+    """Draw what a chart shows for several runs: each metric of validation by itself, of training's losses the sum."""
+    for name in chart.names:
+        metric = name.removeprefix("val/")
+        curves = [run.curve(name, label) for run, label in zip(runs, names, strict=True)]
+        if epochs:
+            curves = [_over_epochs(run, curve) for run, curve in zip(runs, curves, strict=True)]
+        if drawn := _drawn(chart._replace(title=LABELS.get(metric, chart.title)), curves):
+            yield drawn
+        if metric == name:
+            return
 
 
 def _over_epochs(run: Run, curve: Curve) -> Curve:
@@ -303,11 +317,12 @@ class Drawn(NamedTuple):
 
 def _drawn(chart: _Chart, curves: Sequence[Curve]) -> Drawn | None:
     """Draw those curves that there are; None if there is none."""
+    curves = [one._replace(y=np.round(100 * one.y, 2)) for one in curves] if chart.percent else curves
     known = [(i, curve) for i, curve in enumerate(curves) if np.isfinite(curve.y).any()]
     if not known:
         return None
-    if chart.title == "Loss" and [curve.label for _, curve in known] in (["all", "mask"], ["all", "depth"]):
-        known = known[1:]  # which is all
+    if [curve.label for _, curve in known] in (["all", "mask"], ["all", "depth"]):
+        known = known[:1]  # it is the same as the other
     legend = [(i % len(SERIES) + 1, curve.label, _number(curve.y[np.isfinite(curve.y)][-1])) for i, curve in known]
     return Drawn(chart.title, chart.about, legend, draw_curves(dict(known), chart.logarithmic))
 
@@ -337,7 +352,7 @@ def draw_curves(curves: Mapping[int, Curve], logarithmic: bool = False) -> Marku
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
     axes.grid(axis="y", color=LINE, linewidth=1, clip_on=False)
@@ -347,27 +362,30 @@ def draw_curves(curves: Mapping[int, Curve], logarithmic: bool = False) -> Marku
 
 
 class Grown(NamedTuple):
-    """Samples as the page shows them: truth, and how the prediction came to it."""
+    """The same samples as the page shows them: truth, and below it what has been predicted."""
 
     keys: Sequence[str]
-    rows: list[tuple[str, str]]
-    """what is to be seen in it, and its image"""
+    rows: list[tuple[str, str, str]]
+    """label, what is to be seen, and its image"""
 
 
-def _grown(drawn: Sequence[tuple[int, Grid]]) -> Grown | None:
-    """Put the predictions of several steps below each other, and below the truth, which is the same in all of them."""
-    if not drawn:
-        return None
-    newest = drawn[-1][1]
-    steps, rows = [(step, grid) for step, grid in drawn if grid.keys == newest.keys], list[tuple[str, str]]()
-    for kind in ("image", "mask", "depth"):
-        if (truth := newest.rows.get(kind, newest.rows.get(f"true {kind}"))) is not None:
-            rows.append((kind if kind == "image" else f"true {kind}", _strip(truth)))
-        for step, grid in steps:
-            if f"predicted {kind}" in grid.rows:
-                told = f"predicted {kind}" if len(steps) == 1 else f"{kind} at step {step:,}"
-                rows.append((told, _strip(grid.rows[f"predicted {kind}"])))
-    return Grown(newest.keys, rows)
+def _grown(grids: Mapping[str, Grid]) -> list[Grown]:
+    """Put predictions, by their labels, below the truth; of the same samples together."""
+    found = dict[tuple[str, ...], dict[str, Grid]]()
+    for label, grid in grids.items():
+        found.setdefault(tuple(grid.keys), {})[label] = grid
+    return [Grown(keys, [*_rows(some)]) for keys, some in found.items()]
+
+
+def _rows(grids: Mapping[str, Grid]) -> Iterator[tuple[str, str, str]]:
+    truth = {name: images for grid in grids.values() for name, images in grid.rows.items()}
+    for name in ("image", "true mask", "predicted mask", "true depth", "predicted depth"):
+        if name.startswith("predicted"):
+            for label, grid in grids.items():
+                if name in grid.rows:
+                    yield label, name, _strip(grid.rows[name])
+        elif name in truth:
+            yield name, name, _strip(truth[name])
 
 
 def _strip(images: NDArray[np.uint8]) -> str:
@@ -382,15 +400,17 @@ def _columns(grid: Grid) -> list[tuple[str, float | None, str]]:
     return list(zip(grid.keys, grid.errors, uris, strict=True))
 
 
-def _number(value: float | None) -> str:
-    """Return four digits that count; a dash for what is no number."""
-    if value is None:
-        return "–"
-    return (
-        f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}" if abs(value) >= 0.1 or not value else f"{value:.4g}"
-    )
+def _metric(value: float | None) -> str:
+    """Write it as evaluate.py does; a dash for what is no number."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _number(value: float) -> str:
+    """Write a number of any size, such as a rate."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
