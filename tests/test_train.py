@@ -110,7 +110,7 @@ def test_two_ranks_train_log_offline_to_wandb_and_can_be_resumed_by_one(dataset:
     more = run(tmp_path, "--resume", folder, "--epochs", 2, "--wandb", "off")
     assert more.returncode == 0, more.stderr
     assert checkpoint.load(folder / "checkpoints" / "last.pt", CPU)["step"] == 2 * STEPS / EPOCHS
-    assert len(list((folder / "pictures").glob("val-*.png"))) == 2
+    assert len(list((folder / "pictures").glob("val-*.png"))) == 2 * 3
 
 
 @pytest.mark.parametrize(

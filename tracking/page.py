@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.errors import InputError
+from shards.errors import InputError, masked
 from shards.format.storage import write_bytes
 from shards.inspect.html import LINE, SERIES, SOFT, data_uri, render, svg
 from tracking.grid import Grid
@@ -197,13 +197,13 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return options as the command line names and writes them, but for where the run lies."""
+    """Return options as the command line names and writes them, masked, but for where the run lies."""
     found = dict[str, str]()
     for name, value in config.items():
         if isinstance(value, dict):
             found |= _flat(value)
         elif name not in ("out", "resume"):
-            found[f"--{name.replace('_', '-')}"] = str(value)
+            found[f"--{name.replace('_', '-')}"] = masked(str(value))
     return found
 
 
@@ -227,7 +227,7 @@ def write_report(folder: Path) -> Path:
         evaluated={split: grid.title for split, grid in worst.items()},
         charts=[chart for chart in charts if chart],
         grown={kind: _grown(run.drawn(kind)) for kind in KINDS},
-        worst={split: _columns(grid) for split, grid in worst.items()},
+        worst={split: (grid.rows, _columns(grid)) for split, grid in worst.items()},
         options=[{name: value for name, value in run.options.items() if (name in own) == is_own} for is_own in (1, 0)],
         metric=_metric,
         number=_number,
