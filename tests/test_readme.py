@@ -85,7 +85,11 @@ def steps() -> Iterator[Step]:
 
 
 STEPS = list(steps())
-RUN = [step for step in STEPS if "\n" in step.text or re.match(r"torchrun |python (-m (shards|tracking)|\w+\.py) ", step.text)]
+RUN = [
+    step
+    for step in STEPS
+    if "\n" in step.text or re.match(r"torchrun |python (-m (shards|tracking)|\w+\.py) ", step.text)
+]
 
 
 def arguments(step: Step, task: int, folder: Path) -> list[str]:

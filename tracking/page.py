@@ -345,15 +345,15 @@ def draw_curves(curves: Mapping[int, Curve], logarithmic: bool = False) -> Marku
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]  # no line leads there
         for i in np.flatnonzero(known if len(x) <= _DOTS else alone):
             (dot,) = axes.plot(x[[i, i]], y[[i, i]], linewidth=5, **style)
-            dot.set_gid(f"tip: {label} {y[i]:.4g} at {x[i]:,.6g}".replace("tip:  ", "tip: "))
+            dot.set_gid(f"tip: {label} {y[i]:.4g} at {x[i]:,.{2 * (x[i] % 1 > 0)}f}".replace("tip:  ", "tip: "))
     if logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if values.max() < 300 * values.min() else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value:,.0f}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}")
     axes.grid(axis="y", color=LINE, linewidth=1, clip_on=False)
     axes.set_axisbelow(True)
