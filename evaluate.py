@@ -44,9 +44,9 @@ class Errors(NamedTuple):
     """float32 (N,) each: see per_sample"""
 
     def of(self, row: int) -> float | None:
-        """Return the error of one sample; None if it is no number."""
-        (error,) = self.values["error"][self.rows == row].tolist()
-        return error if isfinite(error) else None
+        """Return the error of one sample; None if it is no number, or was not measured."""
+        found = self.values["error"][self.rows == row].tolist()
+        return found[0] if found and isfinite(found[0]) else None
 
     def write(self, path: Path, dataset: Dataset) -> None:
         """Write a line a sample, with its key; what is no number is left empty."""

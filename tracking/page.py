@@ -228,7 +228,9 @@ def write_report(folder: Path) -> Path:
         charts=[chart for chart in charts if chart],
         grown={kind: _grown(run.drawn(kind)) for kind in KINDS},
         worst={split: (grid.rows, _columns(grid)) for split, grid in worst.items()},
-        options=[{name: value for name, value in run.options.items() if (name in own) == is_own} for is_own in (1, 0)],
+        options=[
+            {name: value for name, value in run.options.items() if (name in own) is mine} for mine in (True, False)
+        ],
         metric=_metric,
         number=_number,
         duration=_duration,
