@@ -1,15 +1,20 @@
-"""A run's checkpoint: the weights, the configuration of their network, and the place where training stood."""
+"""A run's checkpoints: the weights, the configuration of their network, and the place where training stood."""
 
+import io
+import logging
 import math
 import os
 import pickle
+import shutil
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.seed import SeedNet
 from model.unet import DualUNet, UNetConfig
@@ -18,7 +23,9 @@ from shards.errors import InputError
 from shards.format.depth import DepthRange
 from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
-from shards.format.storage import replacing
+from shards.format.storage import replacing, write_bytes
+
+log = logging.getLogger(__name__)
 
 Architecture = Literal["unet", "seed"]
 Device = Literal["auto", "cuda", "cpu"]
@@ -58,41 +65,152 @@ def make_model(
 
 @dataclass
 class Training:
-    """Everything that training changes: from a checkpoint of it, training goes on as if it had not been stopped."""
+    """Everything that training changes: from a state of it, training goes on as if it had not been stopped."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loader: Loader
+    totals: Tensor
+    """float32 (L + 2,): sums since the last line of the log of L losses, of the gradient's norm, and of 1 a step"""
     step: int = 0
     """optimiser steps done"""
+    validated: int = 0
+    """step of the last validation"""
     best: float = -math.inf
     """best validation score"""
 
-    def save(self, path: Path, config: dict[str, Any]) -> None:
-        """Write a checkpoint, whole or not at all, of tensors, numbers, text, lists and dicts, nothing else."""
-        state = {name: getattr(self, name).state_dict() for name in _PARTS}
-        with replacing(path) as temporary:
-            torch.save({**state, "step": self.step, "best": self.best, "config": config}, temporary)
+    @property
+    def finite(self) -> Tensor:
+        """Whether all weights and the losses since the last line of the log are numbers: bool ()."""
+        return torch.stack([one.isfinite().all() for one in (*self.model.state_dict().values(), self.totals)]).all()
 
-    def restore(self, path: Path, device: torch.device) -> None:
-        """Go back to a checkpoint. Raises InputError if it is none, or is of other data or another network."""
-        state, config = load(path, device), self.loader.config
+    @property
+    def validation_due(self) -> bool:
+        """Whether an epoch has ended since the last validation."""
+        return self.step > self.validated and self.step % len(self.loader) == 0
+
+    def note_validation(self, score: float) -> bool:
+        """Note that validation gave this score, nan if it is no number. Return whether that is the best so far."""
+        self.validated = self.step
+        best = score > self.best or self.best == -math.inf
+        self.best = score if score > self.best else self.best
+        return best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers, text, lists and dicts, nothing else."""
+        return {name: getattr(self, name).state_dict() for name in _PARTS} | {
+            name: getattr(self, name) for name in _REST
+        }
+
+    def load_state_dict(self, path: Path, state: dict[str, Any]) -> None:
+        """Go back to the state in the checkpoint `path`. Raises InputError if it is of other data or another network.
+
+        Another device, precision or number of ranks is none of its business.
+        """
         trained, found = components_of(state["config"]), self.loader.dataset.manifest.components
         if set(trained) != set(found):
             raise InputError(
-                f"{path}: trained on samples of {', '.join(trained)}; those of {config.data} have {', '.join(found)}. "
-                "Go on with the same data, or begin a new run."
+                f"{path}: trained on samples of {', '.join(trained)}; those of {self.loader.config.data} have "
+                f"{', '.join(found)}. Go on with the same data, or begin a new run."
             )
         try:
             for name in _PARTS:
-                getattr(self, name).load_state_dict(state[name])
+                if name != "scaler":
+                    getattr(self, name).load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError) as error:
             raise InputError(f"{path}: of another network ({error}).") from error
-        self.step, self.best = state["step"], state["best"]
+        if state.get("scaler") and self.scaler.is_enabled():  # it has a state in fp16 only
+            self.scaler.load_state_dict(state["scaler"])
+        for name in _REST:  # which the first checkpoints do not have all of
+            setattr(self, name, state.get(name, getattr(self, name)))
+        if math.isnan(self.best):  # which the first versions took for a best score
+            self.best = -math.inf
 
 
-_PARTS = ("model", "optimizer", "scaler", "loader")
+_PARTS, _REST = ("model", "optimizer", "scaler", "loader"), ("totals", "step", "validated", "best")
+
+
+class Checkpoints(AbstractContextManager["Checkpoints"]):
+    """The checkpoints of a run: the newest `keep` as step-N.pt, of which one is last.pt too, and best.pt.
+
+    They are written while training goes on. At the end of the context they all are.
+    """
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self.folder, self._keep = run / "checkpoints", keep
+        self._writer, self._written = ThreadPoolExecutor(1, thread_name_prefix="checkpoints"), Future[None]()
+        self._written.set_result(None)
+
+    @property
+    def _steps(self) -> list[Path]:
+        """The checkpoints that bear their steps in their names, the oldest first."""
+        return sorted(self.folder.glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")))
+
+    def exist(self) -> bool:
+        """Whether there is one to go on from, be it a damaged one."""
+        return (self.folder / "last.pt").exists() or bool(self._steps)
+
+    def newest(self, device: torch.device) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest checkpoint that is whole and holds numbers only, and its state; None if there are none.
+
+        What is passed over is logged. Raises InputError if nothing is left.
+        """
+        said = list[str]()
+        for path in (self.folder / "last.pt", *reversed(self._steps)):
+            if not path.exists():
+                continue
+            try:
+                state = load(path, device)
+                if all(tensor.isfinite().all() for tensor in state["model"].values()):
+                    return path, state
+                said.append(f"{path}: its weights are no numbers, so training had diverged when it was saved.")
+            except InputError as error:
+                said.append(str(error))
+            log.warning("passed over: %s", said[-1])
+        if said:
+            raise InputError(f"no checkpoint to go on from is left. {said[0]} Begin a new run, with another --out.")
+        return None
+
+    def save(self, state: dict[str, Any], *, best: bool = False) -> None:
+        """Copy `state`, and begin to write it once what was begun before is written.
+
+        Raises OSError if that could not be written; what had been written before is intact.
+        """
+        self.wait()
+        self._written = self._writer.submit(self._write, _copied(state), best)
+
+    def wait(self) -> None:
+        """Wait until all is written. Raises OSError as `save` does."""
+        self._written.result()
+
+    def _write(self, state: dict[str, Any], best: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state, buffer := io.BytesIO())  # by itself it would hide that a disk is full
+        path = self.folder / f"step-{state['step']:07d}.pt"
+        write_bytes(path, buffer.getvalue())
+        for name in ("last.pt", "best.pt")[: 1 + best]:
+            with replacing(self.folder / name) as temporary:
+                try:
+                    temporary.hardlink_to(path)
+                except OSError:  # not every file system can
+                    shutil.copyfile(path, temporary)
+        for old in self._steps[: -self._keep]:
+            old.unlink()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.shutdown()
+        if kind is None:
+            self.wait()
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of nested dicts and lists, with all tensors on the host."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _copied(one) for name, one in value.items()}
+    return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

@@ -1,19 +1,20 @@
 """Train a network on a data set of shards: for mask and depth, or for the one that the data set has.
 
-    python train.py --data DATA --out runs/NAME              one process
-    torchrun --nproc-per-node 4 train.py --data DATA ...     one process a GPU
-    python train.py --resume runs/NAME                       from the last checkpoint on, to the bit
+    python train.py --data DATA --out runs/NAME              begins a run, or goes on with it
+    torchrun --nproc-per-node 4 train.py --data DATA ...     likewise, with one process a GPU
+    python train.py --resume runs/NAME                       goes on with a run, whose options need not be given again
 
-The run's folder gets config.json, metrics.jsonl, pictures, checkpoints and the files of W&B.
+A run goes on from its last checkpoint, to the bit. Its folder gets config.json, metrics.jsonl, pictures, checkpoints
+and the files of W&B. Stopped by SIGTERM or SIGUSR1 it saves and ends with exit code 75, stopped by Ctrl-C with 130.
 """
 
 import argparse
 import json
 import logging
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import sys
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,18 +25,22 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import PREDICTED, Architecture, Device, Training, make_model, select_device
-from evaluate import draw, evaluate
+from checkpoint import PREDICTED, Architecture, Checkpoints, Device, Training, make_model
+from evaluate import Errors, draw, evaluate
 from model.compiled import compiled
 from model.losses import Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
+from ranks import Ranks, StopRequest, distributed, only_process
 from shards.errors import InputError, report_errors
-from shards.format.manifest import from_json
+from shards.format.manifest import Manifest, from_json
 from shards.format.schema import BY_NAME
-from shards.format.storage import write_bytes
+from shards.format.storage import LocalFolder, write_bytes
 from tracking.report import Report
+
+STOPPED = 75
+"""exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, to be tried again"""
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
@@ -77,12 +82,16 @@ class TrainConfig:
     log_every: int = 50
     """optimiser steps between lines in metrics.jsonl"""
     save_every: int = 1000
-    """optimiser steps between checkpoints, besides the one at the end of each epoch"""
+    """optimiser steps between checkpoints, besides those at the end of each epoch"""
+    keep: int = 3
+    """newest checkpoints that stay, besides the best one"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "log_every", "save_every"):
+        for name in ("epochs", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        if self.resume and self.out != self.resume:
+            raise InputError(f"--resume {self.resume} goes on in that folder. Leave out --out {self.out}.")
         if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
             raise InputError(
                 "--learning-rate and --grad-clip must be above 0, --weight-decay at least 0, --warmup from 0 to 1."
@@ -95,31 +104,6 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration in JSON's types; whether it is resumed is no part of it."""
         return dict(json.loads(json.dumps(asdict(replace(self, resume=None)), default=str)))
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """The place of this process among those that torchrun started; alone without it."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-
-@contextmanager
-def distributed(wanted: str) -> Iterator[Ranks]:
-    """Join the processes of torchrun, and leave them at the end. Raises InputError if there is no such device."""
-    device = select_device(wanted)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if "RANK" not in os.environ:
-        yield Ranks(0, 1, device)
-        return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
@@ -150,6 +134,7 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     loader = Loader(config.loader, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     manifest = loader.dataset.manifest
     _refuse_untrainable(config, list(manifest.components))
+    _refuse_single_values(config, loader)
     statistics = asdict(manifest.statistics["fg_bg"])
     model = make_model(config.architecture, config.unet, manifest.components.keys(), ranks.device, **statistics)
     # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
@@ -158,7 +143,13 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     groups: list[dict[str, Any]] = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     fp16 = autocast_dtype(config.precision, ranks.device) == torch.float16
-    return Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader)
+    totals = torch.zeros(len(learned(manifest)) + 2, device=ranks.device)
+    return Training(model, optimizer, torch.amp.GradScaler(ranks.device.type, enabled=fp16), loader, totals)
+
+
+def learned(manifest: Manifest) -> list[str]:
+    """Return which components of a data set a network learns to predict."""
+    return [name for name in PREDICTED if name in manifest.components]
 
 
 def _refuse_untrainable(config: TrainConfig, components: list[str]) -> None:
@@ -169,6 +160,17 @@ def _refuse_untrainable(config: TrainConfig, components: list[str]) -> None:
         raise InputError(f"{data}: its samples have only {has}; to train, mask or depth is needed. {how}")
     if config.architecture == "seed" and lacks:
         raise InputError(f"{data}: --architecture seed needs {', '.join(lacks)} too. Use --architecture unet.")
+
+
+def _refuse_single_values(config: TrainConfig, loader: Loader) -> None:
+    """Batch norm has no statistics of a single value a channel: of one sample whose features are one pixel."""
+    height, width = (config.loader.size,) * 2 if config.loader.size else loader.dataset.manifest.image_size
+    pixels = -(-height // 2**config.unet.levels) * -(-width // 2**config.unet.levels)
+    if config.architecture == "unet" and loader.order.smallest * pixels == 1:
+        raise InputError(
+            f"--batch-size {config.loader.batch_size} leaves a rank a single sample, and --levels {config.unet.levels} "
+            f"a single pixel of {height}x{width}: too little for batch norm. Use a larger batch or fewer levels."
+        )
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
@@ -209,65 +211,131 @@ def optimise(training: Training, objective: nn.Module, batch: Batch, config: Tra
         losses: Tensor = objective(batch.fg_bg, batch.bg, batch.mask, batch.depth)
     torch.autograd.backward(training.scaler.scale(losses.sum() * training.loader.weight(batch)))
     training.scaler.unscale_(training.optimizer)
-    nn.utils.clip_grad_norm_(objective.parameters(), config.grad_clip)
+    norm = nn.utils.clip_grad_norm_(objective.parameters(), config.grad_clip)
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad()
     training.step += 1
-    return losses.detach().clone()  # into the memory of these a CUDA graph writes the next step's
+    losses = losses.detach().clone()  # into the memory of these a CUDA graph writes the next step's
+    # In fp16 steps with an infinite gradient are skipped; that is no reason to have no mean.
+    norm = norm.where(norm.isfinite(), 0) if training.scaler.is_enabled() else norm
+    training.totals += torch.cat([losses * training.loader.weight(batch), norm[None], torch.ones_like(norm[None])])
+    return losses
 
 
-def train(config: TrainConfig, ranks: Ranks) -> None:
-    """Train to the end of the last epoch; with `config.resume`, from the run's last checkpoint on."""
+def share_totals(training: Training, config: TrainConfig, ranks: Ranks) -> None:
+    """Have all ranks know the mean of their totals. On divergence, raises InputError on rank 0, else SystemExit."""
+    if ranks.world_size > 1:
+        dist.all_reduce(training.totals)
+        training.totals /= ranks.world_size
+    if not training.finite:
+        if ranks.rank:
+            sys.exit(2)
+        raise InputError(
+            f"training has diverged: the losses up to step {training.step}, or the weights then, are no numbers. To go "
+            f"on from the last checkpoint before: python train.py --resume {config.out} --learning-rate "
+            f"{config.learning_rate / 4:g}, or --precision fp32."
+        )
+
+
+def validate(
+    training: Training, held_out: Loader, config: TrainConfig, ranks: Ranks
+) -> tuple[dict[str, float], Errors]:
+    """Return what `evaluate` returns, of the network that rank 0 saves: batch norm differs from rank to rank."""
+    if ranks.world_size > 1:
+        for buffer in training.model.buffers():
+            dist.broadcast(buffer, 0)
+    return evaluate(training.model, held_out, autocast_dtype(config.precision, ranks.device))
+
+
+def score(metrics: dict[str, float]) -> float:
+    """Return mask IoU - depth RMSE, or the one of them that there is; nan if the depth is no number."""
+    iou = metrics.get("mask_iou", math.nan)  # it is nan where neither truth nor prediction has a figure
+    return (0.0 if math.isnan(iou) else iou) - metrics.get("depth_rmse", 0.0)
+
+
+def train(config: TrainConfig, ranks: Ranks) -> int:
+    """Train to the end of the last epoch, from the newest checkpoint in `config.out` on if there is one.
+
+    Returns 0, or the number of the signal that it was asked to stop by, once what it did is saved. Raises InputError if
+    training diverges.
+    """
     training = start(config, ranks)
-    last, best = (config.out / "checkpoints" / f"{name}.pt" for name in ("last", "best"))
-    if config.resume:
-        training.restore(last, ranks.device)
-    manifest = training.loader.dataset.manifest
-    saved = config.to_dict() | {"depth": asdict(manifest.depth), "components": list(manifest.components)}
-    learned = [name for name in PREDICTED if name in manifest.components]
-    validation = replace(config.loader, split="val", shuffle=False, decode=training.loader.decode)
-    held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
-    objective = make_objective(training, config, ranks)
-    steps, losses = config.epochs * len(training.loader), list[Tensor]()
-    defaults, wandb = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict(), config.wandb == "auto"
-    report = None if ranks.rank else Report(config.out, saved, defaults, training.step, training.loader, wandb)
-    if report and (lacks := [name for name in BY_NAME if name not in manifest.components]):
-        seen = ", ".join(name for name in manifest.components if name not in learned)
-        print(f"no {', '.join(lacks)} in {config.loader.data}: the network learns {' and '.join(learned)} from {seen}")
-    with training.loader as loader, held_out:
-        while training.step < steps:
+    with ExitStack() as stack:
+        stop, loader = stack.enter_context(StopRequest(ranks)), stack.enter_context(training.loader)
+        checkpoints = stack.enter_context(Checkpoints(config.out, config.keep))
+        if found := checkpoints.newest(ranks.device):
+            training.load_state_dict(*found)
+        steps = config.epochs * len(loader)
+        if training.step >= steps and not training.validation_due:
+            if not ranks.rank:
+                print(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
+            return 0
+        validation = replace(config.loader, split="val", shuffle=False, decode=loader.decode)
+        held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
+        stack.enter_context(held_out)
+        manifest, saved = loader.dataset.manifest, _described(config, loader.dataset.manifest)
+        report = None
+        if not ranks.rank:
+            done, tracked = (training.step, training.validated), config.wandb == "auto"
+            defaults = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict()
+            report = Report(config.out, saved, defaults, *done, loader, wandb=tracked)
+            _say_what_is_learned(config, manifest)
+        objective = make_objective(training, config, ranks)
+        before_epoch = loader.stats
+        while training.step < steps or training.validation_due:
+            if training.validation_due:
+                torch.get_device_module(ranks.device).synchronize()
+                of_epoch = loader.stats.since(before_epoch)
+                metrics, errors = validate(training, held_out, config, ranks)
+                improved = training.note_validation(score(metrics))
+                if report:
+                    chosen, dtype = report.chosen(errors.rows), autocast_dtype(config.precision, ranks.device)
+                    grids = {kind: draw(training.model, held_out, rows, errors, dtype) for kind, rows in chosen.items()}
+                    report.epoch(training.step, training.step // len(loader), metrics, grids, of_epoch)
+                    checkpoints.save(training.state_dict() | {"config": saved}, best=improved)
+                continue
             objective.train()
             before_epoch = before = loader.stats
             for batch in report.progress(loader, training.step % len(loader)) if report else loader:
                 learning_rate = scheduled_rate(config, training.step, steps)
                 for group in training.optimizer.param_groups:
                     group["lr"] = learning_rate
-                losses.append(optimise(training, objective, batch, config))
-                if training.step % config.log_every == 0:
+                optimise(training, objective, batch, config)
+                stopped = stop.agreed()
+                logs = training.step % config.log_every == 0
+                saves = stopped or training.step % config.save_every == 0 or training.step % len(loader) == 0
+                if logs or saves:  # here the host waits for the device
+                    share_totals(training, config, ranks)
+                if logs:
+                    *losses, norm = (training.totals[:-1] / training.totals[-1]).tolist()
+                    training.totals.zero_()
                     if report:
-                        mean = torch.stack(losses).mean(0).tolist()  # here the host waits for the device
-                        named = dict(zip(learned, mean, strict=True))
-                        report.step(training.step, named, learning_rate, loader.stats.since(before))
-                    losses.clear()
+                        named = dict(zip(learned(manifest), losses, strict=True))
+                        report.step(training.step, named, norm, learning_rate, loader.stats.since(before))
                     before = loader.stats
-                if report and training.step % config.save_every == 0:
-                    training.save(last, saved)
-            torch.get_device_module(ranks.device).synchronize()
-            of_epoch = loader.stats.since(before_epoch)
-            dtype = autocast_dtype(config.precision, ranks.device)
-            metrics, errors = evaluate(training.model, held_out, dtype)
-            if report:
-                score = metrics.get("mask_iou", 0.0) - metrics.get("depth_rmse", 0.0)
-                improved = not score <= training.best  # so that one that is no number counts, and there is a best.pt
-                training.best = score if improved else training.best
-                for path in (last, best) if improved else (last,):
-                    training.save(path, saved)
-                chosen = report.chosen(errors.rows)
-                grids = {name: draw(training.model, held_out, rows, errors, dtype) for name, rows in chosen.items()}
-                report.epoch(training.step, loader.epoch, metrics, grids, of_epoch)
+                if saves and report:
+                    checkpoints.save(training.state_dict() | {"config": saved})
+                if stopped:
+                    checkpoints.wait()
+                    if report:
+                        report.stopped(training.step, steps, signal.Signals(stopped))
+                    return stopped
     if report:
-        report.finish(best)
+        report.finish(checkpoints.folder / "best.pt")
+    return 0
+
+
+def _say_what_is_learned(config: TrainConfig, manifest: Manifest) -> None:
+    if lacks := [name for name in BY_NAME if name not in manifest.components]:
+        predicted, seen = learned(manifest), ", ".join(name for name in manifest.components if name not in PREDICTED)
+        said = f"the network learns {' and '.join(predicted)} from {seen}"
+        print(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
+
+
+def _described(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """Return the configuration as checkpoints hold it, with what a network must know of its data."""
+    return config.to_dict() | {"depth": asdict(manifest.depth), "components": list(manifest.components)}
 
 
 def parse_args() -> TrainConfig:
@@ -275,7 +343,7 @@ def parse_args() -> TrainConfig:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", type=Path)
     run = parser.parse_known_args()[0].resume
-    default = _config_of(run) if run else tyro.MISSING_NONPROP
+    default = replace(_config_of(run), out=run, resume=run) if run else tyro.MISSING_NONPROP
     return tyro.cli(TrainConfig, description=__doc__, default=default, config=(tyro.conf.OmitArgPrefixes,))
 
 
@@ -283,27 +351,49 @@ def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
         config: TrainConfig = from_json(TrainConfig, json.loads(path.read_text()))
-        return replace(config, out=run, resume=run)
+        return config
     except FileNotFoundError:
         raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a run's configuration that this version reads ({error}).") from error
 
 
-def main() -> None:
+def _refuse_other_options(config: TrainConfig) -> None:
+    """Raise InputError if there is a run in `config.out` that was begun with other options."""
+    then, now = (_options(one.to_dict()) for one in (_config_of(config.out), config))
+    others = {name: value for name, value in now.items() if value != then[name]}
+    if others:
+        began = ", ".join(f"--{name} {then[name]} then, {value} now" for name, value in others.items())
+        change = " ".join(f"--{name} {value}" for name, value in others.items())
+        raise InputError(
+            f"{config.out}: holds a run of other options ({began}). Name another --out, or go on with that run: "
+            f"python train.py --resume {config.out}, with {change} if that is to change."
+        )
+
+
+def _options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a configuration by their names on the command line, but for the run's folder."""
+    found = dict[str, Any]()
+    for name, value in config.items():
+        found |= _options(value) if isinstance(value, dict) else {name.replace("_", "-"): value}
+    return {name: value for name, value in found.items() if name not in ("out", "resume")}
+
+
+def main() -> int:
     config = parse_args()
     logging.basicConfig(format="%(message)s")
-    with distributed(config.device) as ranks:
+    with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
+        if not config.resume and Checkpoints(config.out, config.keep).exist():
+            _refuse_other_options(config)
         if ranks.rank == 0:
             for package in ("pipeline", "model"):
                 logging.getLogger(package).setLevel(logging.INFO)
-            if not config.resume and (config.out / "checkpoints" / "last.pt").exists():
-                raise InputError(f"{config.out}: holds a run. Go on with --resume {config.out}, or name another --out.")
-            (config.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            LocalFolder(config.out).sweep(None)
             write_bytes(config.out / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
-        train(config, ranks)
+        stopped = train(config, ranks)
+    return {0: 0, signal.SIGINT: 130}.get(stopped, STOPPED)
 
 
 if __name__ == "__main__":
     with report_errors():
-        main()
+        sys.exit(main())

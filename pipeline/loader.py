@@ -183,7 +183,7 @@ class Loader(AbstractContextManager["Loader"]):
                     f"the saved place is in {name}={state.get(name)}, but this loader has {name}={value}. "
                     "Go on with the same data, split, seed and batch size, or begin a new run."
                 )
-        step = len(self) if state["seen"] == self.order.samples else state["seen"] // self.config.batch_size
+        step = -(-state["seen"] // self.config.batch_size)
         self.epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
         self._resumed = True
         then = state.get("decode", self.decode)

@@ -85,27 +85,43 @@ class Order:
     windows: Windows | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.world_size <= min(self.samples, self.batch_size):
+        if min(self.samples, self.batch_size, self.world_size) < 1 or self.smallest < 1:
             raise ValueError(
                 f"{self.samples} samples in batches of {self.batch_size} cannot be divided among {self.world_size} "
-                "ranks: each needs at least one sample of every batch."
+                "ranks: each needs at least one sample of every batch, of which the last two may be half as large."
             )
 
     @property
     def steps(self) -> int:
-        """Global batches in an epoch. A rest too small to give each rank a sample joins the last full batch."""
-        full, rest = divmod(self.samples, self.batch_size)
-        return full + (rest >= self.world_size)
+        """Global batches in an epoch."""
+        return -(-self.samples // self.batch_size)
 
     @property
     def largest(self) -> int:
         """Samples in a rank's largest batch."""
-        return -(-(self.batch_size + self.world_size - 1) // self.world_size)
+        return -(-self.batch_size // self.world_size)
+
+    @property
+    def smallest(self) -> int:
+        """Samples in a rank's smallest batch."""
+        begin, end = self.bounds(self.steps - 1)
+        return (end - begin) // self.world_size
 
     def bounds(self, step: int) -> tuple[int, int]:
         """Return where the global batch of `step` begins and ends in the epoch's order."""
-        begin = step * self.batch_size
-        return begin, self.samples if step == self.steps - 1 else begin + self.batch_size
+        return self._begin(step), self._begin(step + 1)
+
+    def _begin(self, step: int) -> int:
+        """Return where the global batch of `step` begins.
+
+        The last two share what is left, whatever the number of ranks: a rest of a few samples would be a step like any
+        other on hardly any data, and of a single sample batch norm can have no statistics.
+        """
+        if step == self.steps:
+            return self.samples
+        if 0 < step == self.steps - 1:
+            return ((step - 1) * self.batch_size + self.samples + 1) // 2
+        return step * self.batch_size
 
     def positions(self, step: int, rank: int) -> Indices:
         """Return the places in the epoch's order of the samples that `rank` has at `step`, int64 (N,)."""

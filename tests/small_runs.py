@@ -17,7 +17,7 @@ def train_command(*arguments: object) -> None:
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-        train.main()
+        assert train.main() == 0
     torch.set_num_threads(threads)
 
 

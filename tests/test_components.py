@@ -23,6 +23,7 @@ from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
 from predict import PredictConfig
 from predict import main as predict_command
+from ranks import Ranks
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.images import encode_image
@@ -33,7 +34,7 @@ from shards.inspect.export import export
 from shards.inspect.page import write_page
 from shards.inspect.show import contact_sheet, describe
 from shards.inspect.verify import verify
-from train import Ranks, TrainConfig, train
+from train import TrainConfig, train
 
 SETS = [("fg_bg", "mask"), ("fg_bg", "depth"), ("fg_bg", "mask", "bg"), ("fg_bg", "mask", "depth")]
 SAMPLES = 40

@@ -14,7 +14,8 @@ WIDTHS, EPOCHS = st.integers(1, 14), st.integers(0, 5)
 @st.composite
 def orders(draw: st.DrawFn) -> Order:
     samples, batch_size = draw(st.integers(1, 300)), draw(st.integers(1, 40))
-    world_size = draw(st.integers(1, min(samples, batch_size)))
+    smallest = Order(samples=samples, batch_size=batch_size).smallest
+    world_size = draw(st.integers(1, smallest))
     return Order(samples=samples, batch_size=batch_size, world_size=world_size, seed=draw(st.integers(0, 9)))
 
 
@@ -36,7 +37,7 @@ def test_every_sample_is_seen_once_an_epoch(order: Order, epoch: int) -> None:
 @given(orders())
 def test_every_rank_has_samples_at_every_step_and_never_too_many(order: Order) -> None:
     sizes = [len(order.positions(step, rank)) for step in range(order.steps) for rank in range(order.world_size)]
-    assert min(sizes) >= 1
+    assert min(sizes) == order.smallest >= 1
     assert max(sizes) <= order.largest
 
 
@@ -50,19 +51,28 @@ def test_ranks_differ_by_one_sample_at_most(order: Order) -> None:
 @given(orders())
 def test_all_ranks_together_see_the_batches_of_one(order: Order) -> None:
     one = Order(samples=order.samples, batch_size=order.batch_size)
-    last = order.steps - 1
-    assert [of_step(order, step) for step in range(last)] == [of_step(one, step) for step in range(last)]
-    assert of_step(order, last) == [place for step in range(last, one.steps) for place in of_step(one, step)]
-    assert one.steps - order.steps == (0 < order.samples % order.batch_size < order.world_size and last >= 0)
+    assert order.steps == one.steps
+    assert all(of_step(order, step) == of_step(one, step) for step in range(one.steps))
 
 
-def test_a_rest_too_small_for_the_ranks_joins_the_last_full_batch() -> None:
-    order = Order(samples=101, batch_size=25, world_size=2)
-    assert [len(of_step(order, step)) for step in range(order.steps)] == [25, 25, 25, 26]
+@given(orders())
+def test_no_batch_is_larger_than_asked_for_and_none_smaller_than_half(order: Order) -> None:
+    sizes = [len(of_step(order, step)) for step in range(order.steps)]
+    assert set(sizes[:-2]) <= {order.batch_size}
+    assert max(sizes) <= order.batch_size
+    assert order.steps == 1 or min(sizes) >= order.batch_size // 2
 
 
 @pytest.mark.parametrize(
-    ("samples", "batch_size", "world_size"), [(3, 8, 4), (8, 3, 4), (0, 4, 1), (4, 0, 1), (4, 4, 0)]
+    ("samples", "sizes"), [(100, [25, 25, 25, 25]), (101, [25, 25, 25, 13, 13]), (26, [13, 13]), (7, [7])]
+)
+def test_the_last_two_batches_share_what_is_left(samples: int, sizes: list[int]) -> None:
+    order = Order(samples=samples, batch_size=25)
+    assert [len(of_step(order, step)) for step in range(order.steps)] == sizes
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "world_size"), [(3, 8, 4), (8, 3, 4), (9, 4, 3), (0, 4, 1), (4, 0, 1), (4, 4, 0)]
 )
 def test_an_order_that_leaves_a_rank_without_samples_is_refused(samples: int, batch_size: int, world_size: int) -> None:
     with pytest.raises(ValueError, match=r"divided among"):

@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import checkpoint
+from checkpoint import Checkpoints
 from evaluate import EvaluateConfig, evaluate
 from evaluate import main as evaluate_command
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
 from predict import depth_pixels, load_pair, pairs, predict
+from ranks import Ranks
 from shards.errors import InputError
 from shards.format.depth import DepthRange
 from shards.format.manifest import Manifest
-from train import Ranks, TrainConfig, start
+from train import TrainConfig, start
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -32,11 +34,11 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         loader=LoaderConfig(data=dataset, size=32, batch_size=8, decode="portable"), unet=UNetConfig(width=4, levels=2)
     )
     training = start(config, Ranks(0, 1, CPU))
-    path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.pt"
-    path.parent.mkdir()
-    training.save(path, config.to_dict() | {"depth": asdict(Manifest.read(dataset).depth)})
-    training.loader.close()
-    return path
+    run = tmp_path_factory.mktemp("run")
+    of_data = {"depth": asdict(Manifest.read(dataset).depth)}
+    with training.loader, Checkpoints(run, keep=1) as checkpoints:
+        checkpoints.save(training.state_dict() | {"config": config.to_dict() | of_data}, best=True)
+    return run / "checkpoints" / "best.pt"
 
 
 @settings(max_examples=10)

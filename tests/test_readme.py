@@ -8,22 +8,17 @@ What a line makes is removed before, for a page may give several ways to make th
 import dataclasses
 import os
 import re
-import runpy
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
-from multiprocessing import get_context
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import pytest
+from commands import ROOT, Ended, python
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 REPLACED = {
@@ -49,10 +44,6 @@ FAILING = {"--ray-address": "no Ray cluster there"}
 """What lines with these options say and end with exit code 2; all others end with exit code 0."""
 OTHERS = {"--array", "--help", "--nproc-per-node"}
 """Options on the pages that are sbatch's, every command's, and torchrun's."""
-PRELOADED = ["train", "evaluate", "predict", "shards.commands", "nvidia.dali", "pytest", "s3fs", "transformers"]
-"""What most lines import: once for all of them, since each runs in a fork."""
-ALONE = Lock()
-"""Starting a process asks after all others, and of two threads that ask after one, one is told 255."""
 
 
 class Step(NamedTuple):
@@ -60,13 +51,6 @@ class Step(NamedTuple):
 
     page: str
     text: str
-
-
-class Ended(NamedTuple):
-    """How a process ended, and all that it said."""
-
-    code: int | None
-    said: str
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -114,36 +98,6 @@ def made_by(argv: list[str]) -> str:
         return "" if "--part" in argv else argv[argv.index("--out") + 1]
     given = list(takewhile(lambda word: not word.startswith("--"), argv))  # -m shards COMMAND FROM... TO
     return given[-1] if len(given) > 4 else ""
-
-
-def python(argv: list[str], folder: Path) -> Ended:
-    """Run `python ARGV` in `folder`, which is home too, in a fork of a process that has imported what it will need."""
-    own = {"HOME": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
-    own |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    context, said = get_context("forkserver"), folder / "said"
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=be_python, args=(argv, folder, own, said))
-    with ALONE:
-        process.start()
-    wait([process.sentinel], timeout=120)
-    with ALONE:
-        process.kill()  # if it hangs
-        process.join()
-    return Ended(process.exitcode, said.read_text())
-
-
-def be_python(argv: list[str], folder: Path, environment: dict[str, str], said: Path) -> None:
-    os.chdir(folder)
-    os.environ.update(environment)
-    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    if argv[0] == "-m":
-        sys.argv = argv[1:]
-        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = argv
-        runpy.run_path(argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -202,12 +156,12 @@ def ended(laid_out: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Step
                 argv = arguments(step, task, folder)
                 if (made := made_by(argv)) and "://" not in made:
                     shutil.rmtree(folder / made, ignore_errors=True)
-                outcomes[step] = python(argv, folder)
+                outcomes[step] = python(argv, folder, **keys)
         return outcomes
 
     pages = dict.fromkeys(step.page for step in RUN)
     with s3_bucket(), ThreadPoolExecutor(2) as pool:
-        store = S3FileSystem()
+        store, keys = S3FileSystem(), {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         for page in pages:
             store.mkdir(page)
             if not any("--out s3://bucket/data" in step.text for step in RUN if step.page == page):
@@ -252,7 +206,7 @@ def test_every_option_on_the_pages_exists(tmp_path: Path) -> None:
         "tracking": ("report", "compare"),
     }
     lines = [["-m", package, one] for package, some in commands.items() for one in some]
-    lines += [[str(ROOT / f"{one}.py")] for one in PRELOADED[:3]]
+    lines += [[str(ROOT / f"{one}.py")] for one in ("train", "evaluate", "predict")]
     helped = "".join(python([*line, "--help"], tmp_path).said for line in lines)
     for package, some in commands.items():
         named = {name for page in PAGES for name in re.findall(rf"python -m {package} (\w+)", page.read_text())}

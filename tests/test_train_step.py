@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
-from train import Precision, Ranks, TrainConfig, make_objective, optimise, start
+from ranks import Ranks
+from train import Precision, TrainConfig, make_objective, optimise, start
 
 COPIES = {Tensor.tolist, Tensor.numpy, Tensor.cpu}
 

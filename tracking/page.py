@@ -147,9 +147,9 @@ class Run:
     def best(self) -> dict[str, Any]:
         """The validation that best.pt is of; empty before the first."""
 
-        def score(metrics: Numbers) -> float:
-            iou, rmse = (metrics.get(name, 0) for name in ("mask_iou", "depth_rmse"))
-            return -math.inf if iou is None or rmse is None else iou - rmse
+        def score(metrics: Numbers) -> float:  # as train.py does
+            iou, rmse = metrics.get("mask_iou"), metrics.get("depth_rmse", 0)
+            return -math.inf if rmse is None else (iou or 0) - rmse
 
         return max(self.validations, key=score, default={})
 

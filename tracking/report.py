@@ -2,7 +2,11 @@
 
 import json
 import math
+import shlex
+import signal
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
-from shards.errors import InputError
-from shards.format.storage import write_bytes
+from shards.format.storage import naming, write_bytes
 from tracking.environment import Environment
 from tracking.grid import Grid
 from tracking.weights_and_biases import WeightsAndBiases
@@ -22,27 +25,46 @@ FEW = 4
 """samples of a kind that are drawn after each epoch"""
 
 
+def logged(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl, none if there is none; without those that are torn."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 class Report:
     """What a run says: a progress bar and a line an epoch on the terminal, everything else to its folder and W&B."""
 
     def __init__(
-        self, run: Path, config: dict[str, Any], defaults: dict[str, Any], step: int, loader: Loader, wandb: bool
+        self,
+        run: Path,
+        config: dict[str, Any],
+        defaults: dict[str, Any],
+        step: int,
+        validated: int,
+        loader: Loader,
+        wandb: bool,
     ) -> None:
-        """Begin, or go on, at optimiser step `step` of a run that the rank 0 loader `loader` feeds.
+        """Begin, or go on, at optimiser step `step` of a run that `loader`, of rank 0, feeds.
 
-        What was logged and drawn after `step` belongs to work that is done again, and is dropped. defaults: what is no
-        choice in `config`.
+        What was logged after that, or logged and drawn of a validation after `validated`, belongs to work that is done
+        again: it is dropped, and so is a line that a full disk or a crash has torn. defaults: what is no choice in
+        `config`.
         """
         self._run, self._dataset, self._world_size = run, loader.dataset, loader.order.world_size
         self._metrics, self._pictures = run / "metrics.jsonl", run / "pictures"
         self._pictures.mkdir(parents=True, exist_ok=True)
-        lines = self._metrics.read_text().splitlines(keepends=True) if self._metrics.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        write_bytes(self._metrics, "".join(kept).encode())
+        done = {"train": step, "val": validated}
+        lines = [
+            line for line in logged(self._metrics) if line["step"] <= done["val" if "val/epoch" in line else "train"]
+        ]
+        write_bytes(self._metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
         for path in self._pictures.glob("val-*.png"):
-            if int(path.stem.rpartition("-")[2]) > step:
+            if int(path.stem.rpartition("-")[2]) > validated:
                 path.unlink()
-        if not any('"val/' in line for line in kept):
+        if not any("val/epoch" in line for line in lines):
             (self._pictures / "chosen.json").unlink(missing_ok=True)
         self._environment = Environment(run, defaults, step, loader)
         self._wandb = WeightsAndBiases(run, config) if wandb else None
@@ -57,17 +79,10 @@ class Report:
                 rate = loader.stats.since(before).samples_per_second * self._world_size
                 bar.update(task, advance=1, description=f"{rate:,.0f} samples/s")
 
-    def step(self, step: int, losses: dict[str, float], learning_rate: float, stats: Stats) -> None:
-        """Log the mean `losses` of mask and depth, or of one, over the last steps, and the loader's `stats` over them.
-
-        Raises InputError if the losses are no numbers.
-        """
-        loss = sum(losses.values())
-        if not math.isfinite(loss):
-            said = f"the loss at step {step} is {loss}"
-            raise InputError(f"{said}. Try a lower --learning-rate, or --precision fp32.")
-        numbers = {"loss": loss, **{f"{name}_loss": one for name, one in losses.items()}}
-        numbers["learning_rate"] = learning_rate
+    def step(self, step: int, losses: dict[str, float], norm: float, learning_rate: float, stats: Stats) -> None:
+        """Log the last steps' mean `losses` of mask and depth, or of one, their mean gradient norm, and `stats`."""
+        numbers = {"loss": sum(losses.values()), **{f"{name}_loss": one for name, one in losses.items()}}
+        numbers |= {"grad_norm": norm, "learning_rate": learning_rate}
         rates = {"samples_per_second": stats.samples_per_second * self._world_size}
         busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}
         self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy)
@@ -87,19 +102,25 @@ class Report:
         return {name: list(some.values()) for name, some in json.loads(path.read_text()).items()}
 
     def epoch(self, step: int, number: int, metrics: dict[str, float], grids: dict[str, Grid], stats: Stats) -> None:
-        """Log the validation after epoch `number`, from 0; print a line with the loader's `stats` over the epoch.
+        """Log the validation after `number` epochs; print a line with the loader's `stats` over the epoch.
 
         grids: the samples that `chosen` names.
         """
-        self._log(step, "val", metrics | {"epoch": number + 1})
+        self._log(step, "val", metrics | {"epoch": number})
         for name, grid in grids.items():
             grid.save(self._pictures / f"val-{name}-{step:07d}.png")
             if self._wandb:
                 self._wandb.picture(f"val/{name}", grid.pixels, step, ", ".join(grid.keys))
         named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
         found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
-        print(f"epoch {number + 1}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
+        print(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
         self._write_page()
+
+    def stopped(self, step: int, steps: int, by: signal.Signals) -> None:
+        """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
+        said = f"stopped by {by.name} at step {step} of {steps}, which is saved; to go on:"
+        print(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
+        self.finish(self._run / "checkpoints" / "best.pt")
 
     def finish(self, best: Path) -> None:
         """End the run, whose best checkpoint is `best`."""
@@ -115,8 +136,8 @@ class Report:
 
     def _log(self, step: int, kind: str, numbers: dict[str, float]) -> None:
         named = {f"{kind}/{name}": number for name, number in numbers.items()}
-        written = {name: number if math.isfinite(number) else None for name, number in named.items()}
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **written}, allow_nan=False) + "\n")
+        known = {name: number if math.isfinite(number) else None for name, number in named.items()}
+        with naming(self._metrics), self._metrics.open("a") as file:
+            file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
         if self._wandb:
             self._wandb.log(named, step)

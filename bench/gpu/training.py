@@ -18,7 +18,8 @@ from checkpoint import Training
 from model.compiled import Compiled
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
-from train import Ranks, TrainConfig, make_objective, optimise, start
+from ranks import Ranks
+from train import TrainConfig, make_objective, optimise, start
 
 
 class Trainer(NamedTuple):

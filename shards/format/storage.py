@@ -32,6 +32,8 @@ STALLED = 60.0
 _AT_ONCE = 128
 """parts of files that are asked of a server at a time"""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 FileRange = tuple[str, int, int | None]
 """name of a file, offset and size in bytes; without a size it is all that follows"""
 
@@ -44,12 +46,24 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{PARTIAL}{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have the error of a full disk name the file that is written inside: a write does not know where it goes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            error.filename = error.filename or str(path)
+        raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -317,7 +331,7 @@ def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None
     status = _status(error)
     if isinstance(error, ImportError):
         return f"{url}: a package is missing: {error}."
-    if path and isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if path and isinstance(error, OSError) and error.errno in _FULL:
         return (
             f"{path.parent}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, lower "
             "--cache-limit, or use another disk: --cache-dir or TMPDIR."

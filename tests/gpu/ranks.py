@@ -14,7 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.gpu.scale import DRY, FULL
 from evaluate import evaluate
 from pipeline.loader import Loader, LoaderConfig
-from train import Ranks, TrainConfig, autocast_dtype, distributed, make_objective, optimise, start
+from ranks import Ranks, distributed
+from train import TrainConfig, autocast_dtype, make_objective, optimise, start
 
 
 def agreement(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkpoint import Training
+from checkpoint import Checkpoints, Training
 from pipeline.batch import Batch
-from train import Ranks, TrainConfig, autocast_dtype, make_objective, optimise, start, train
+from ranks import Ranks
+from train import TrainConfig, autocast_dtype, make_objective, optimise, start, train
 
 Record = Callable[[str, object], None]
 BEFORE, AFTER = 6, 6
@@ -140,12 +141,14 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with whole.loader:
         seen = steps(whole, config, device, BEFORE + AFTER)
     first = start(config, ranks)
-    with first.loader:
+    with first.loader, Checkpoints(tmp_path, keep=1) as checkpoints:
         steps(first, config, device, BEFORE)
-        first.save(tmp_path / "last.pt", config.to_dict())
+        checkpoints.save(first.state_dict() | {"config": config.to_dict()})
     second = start(replace(config, loader=replace(config.loader, num_threads=1)), ranks)
     with second.loader:
-        second.restore(tmp_path / "last.pt", device)
+        found = checkpoints.newest(device)
+        assert found
+        second.load_state_dict(*found)
         seen_after = steps(second, config, device, AFTER)
     assert torch.equal(torch.cat(seen_after), torch.cat(seen[BEFORE:]))
     apart = float((weights(whole) - weights(second)).norm() / weights(whole).norm())

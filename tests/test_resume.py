@@ -1,0 +1,225 @@
+"""A run loses neither work nor its best network, whatever happens to it, and ends as one that nothing happened to."""
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import ROOT, Command, Ended, start
+
+import checkpoint
+
+SMALL = [
+    "--size",
+    "32",
+    "--width",
+    "4",
+    "--levels",
+    "2",
+    "--batch-size",
+    "8",
+    "--num-threads",
+    "1",
+    "--precision",
+    "fp32",
+]
+SMALL += ["--wandb", "off"]
+EPOCHS, STEPS = 4, 15
+"""of the runs here; steps in an epoch"""
+CPU = torch.device("cpu")
+
+
+def begin(folder: Path, *arguments: object, said: str = "said", **environment: str) -> Command:
+    return start([str(ROOT / "train.py"), *map(str, arguments)], folder, said, **environment)
+
+
+def train(folder: Path, *arguments: object, said: str = "said") -> Ended:
+    return begin(folder, *arguments, said=said).ended()
+
+
+def trained(folder: Path, *arguments: object) -> str:
+    """What a training says that ends well."""
+    ended = train(folder, *arguments)
+    assert ended.code == 0, ended.said
+    return ended.said
+
+
+def state(run: Path, name: str = "last") -> dict[str, Any]:
+    return checkpoint.load(run / "checkpoints" / f"{name}.pt", CPU)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    found, expected = state(one)["model"], state(other)["model"]
+    return all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def steps_saved(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*.pt"))
+
+
+def refused(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=refused) for line in lines]
+
+
+def told(run: Path) -> list[dict[str, Any]]:
+    """What is logged, but for what is measured in seconds."""
+    rates = ("samples_per_second", "waiting_share", "busy")
+    return [{name: value for name, value in line.items() if not name.endswith(rates)} for line in logged(run)]
+
+
+@pytest.fixture(scope="module")
+def options(dataset: Path) -> list[object]:
+    return ["--data", dataset, *SMALL, "--epochs", EPOCHS, "--save-every", 4, "--keep", 99, "--log-every", 5]
+
+
+@pytest.fixture(scope="module")
+def whole(options: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    trained(folder, *options, "--out", "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a test to go on with."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(
+    options: list[object], whole: Path, tmp_path: Path
+) -> None:
+    """To the bit, in its weights and in what it logs. The same command begins the run and goes on with it."""
+    chance, run = random.Random(12), tmp_path / "run"
+    for kill in range(3):
+        command = begin(tmp_path, *options, "--out", "run")
+        until, delay = len(steps_saved(run)) + chance.randint(1, 3), chance.uniform(0, 0.1)
+        while len(steps_saved(run)) < until and command.process.is_alive():
+            time.sleep(0.001)
+        time.sleep(delay)
+        command.signal(signal.SIGKILL)
+        assert command.ended().code == -signal.SIGKILL, f"kill {kill}"
+    assert 0 < state(run)["step"] < EPOCHS * STEPS
+    trained(tmp_path, *options, "--out", "run")
+    assert same_weights(tmp_path / "run", whole)
+    assert told(tmp_path / "run") == told(whole)
+    assert not list((tmp_path / "run").rglob(".partial-*"))
+
+
+def test_the_newest_checkpoints_stay_and_damaged_ones_are_passed_over_with_a_word(run: Path, tmp_path: Path) -> None:
+    trained(tmp_path, "--resume", "run", "--epochs", EPOCHS + 1, "--keep", 3)
+    kept = steps_saved(run)
+    assert [path.name for path in kept] == ["step-0000068.pt", "step-0000072.pt", "step-0000075.pt"]
+    before = state(run)["model"]
+    for path in (run / "checkpoints" / "last.pt", kept[-1]):
+        path.unlink()
+        path.write_bytes(kept[-2].read_bytes()[:-999])
+    said = trained(tmp_path, "--resume", "run")
+    assert said.count("passed over: run/checkpoints/last.pt: not a checkpoint") == 1
+    after = state(run)
+    assert after["step"] == (EPOCHS + 1) * STEPS
+    assert all(torch.equal(after["model"][name], before[name]) for name in before)
+    for path in (run / "checkpoints").glob("*.pt"):
+        path.unlink()
+        path.write_text("nothing")
+    ended = train(tmp_path, "--resume", "run")
+    assert ended.code == 2
+    assert "no checkpoint to go on from is left" in ended.said
+
+
+def test_a_run_that_diverges_destroys_nothing(run: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    longer = ["--resume", "run", "--epochs", EPOCHS + 1, "--save-every", 1000, "--log-every", 1000]
+    ended = train(tmp_path, *longer, "--learning-rate", "1e18", "--grad-clip", "1e30")
+    assert ended.code == 2
+    assert "training has diverged" in ended.said.splitlines()[-1]
+    assert {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+    trained(tmp_path, *longer, "--learning-rate", "1e-3", "--grad-clip", "1")
+    assert math.isfinite(state(run)["best"])
+    assert logged(run)[-1]["val/mask_iou"] is not None
+
+
+def test_what_an_earlier_version_saved_of_a_diverged_network_is_passed_over(run: Path, tmp_path: Path) -> None:
+    diverged = state(run)
+    next(iter(diverged["model"].values())).fill_(math.nan)
+    (run / "checkpoints" / "last.pt").unlink()
+    torch.save(diverged, run / "checkpoints" / "last.pt")
+    assert "last.pt: its weights are no numbers" in trained(tmp_path, "--resume", "run")
+
+
+def test_a_best_score_that_is_no_number_is_forgotten(run: Path, tmp_path: Path) -> None:
+    """The first versions took it for one that nothing can beat, or that everything does."""
+    for path in (run / "checkpoints").glob("*.pt"):
+        found = checkpoint.load(path, CPU) | {"best": math.nan}
+        path.unlink()
+        torch.save(found, path)
+    (run / "checkpoints" / "best.pt").unlink()
+    trained(tmp_path, "--resume", "run", "--epochs", EPOCHS + 1)
+    assert math.isfinite(state(run, "best")["best"])
+
+
+def test_a_validation_that_was_cut_off_is_made_up_for(run: Path, whole: Path, tmp_path: Path) -> None:
+    """A checkpoint at the end of an epoch is written before its validation, and says that it is due."""
+    before = state(run, f"step-{EPOCHS * STEPS - 4:07}")
+    due = state(run) | {name: before[name] for name in ("validated", "best")}
+    (run / "checkpoints" / "last.pt").unlink()
+    torch.save(due, run / "checkpoints" / "last.pt")
+    said = trained(tmp_path, "--resume", "run")
+    assert said.count("mask IoU") == 1
+    assert told(run) == told(whole)
+    assert state(run, "best")["step"] == state(whole, "best")["step"]
+    assert "finished" in trained(tmp_path, "--resume", "run")
+    assert told(run) == told(whole)
+
+
+def test_a_torn_line_of_the_log_is_dropped(run: Path, whole: Path, tmp_path: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "train/lo')
+    trained(tmp_path, "--resume", "run", "--epochs", EPOCHS + 1)
+    assert told(run)[: len(told(whole))] == told(whole)
+
+
+def test_a_run_goes_on_in_another_precision(run: Path, tmp_path: Path) -> None:
+    epochs = EPOCHS
+    for precision in ("fp16", "fp32", "bf16"):
+        epochs += 1
+        trained(tmp_path, "--resume", "run", "--epochs", epochs, "--precision", precision, "--size", 8)
+    assert state(run)["step"] == epochs * STEPS
+
+
+def test_a_batch_of_single_values_is_refused_at_once(dataset: Path, tmp_path: Path) -> None:
+    ended = train(tmp_path, "--data", dataset, *SMALL, "--size", 4, "--batch-size", 1)
+    assert ended.code == 2
+    assert "--batch-size 1 leaves a rank a single sample, and --levels 2 a single pixel of 4x4" in ended.said
+
+
+def test_a_full_disk_is_told_in_one_line_and_costs_nothing_that_was_saved(whole: Path, tmp_path: Path) -> None:
+    """No room for what is written first, none for a checkpoint, and room."""
+    shell = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs "$0" && "$@"']
+    shell.append(str(tmp_path))
+    if not shutil.which("unshare") or subprocess.run([*shell, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("nobody may mount a small disk here")
+    script = map(str, [sys.executable, ROOT / "tests" / "full_disk.py", whole, tmp_path, 0, 8, 2000])
+    importing = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    said = subprocess.run([*shell, *script], env=importing, capture_output=True, text=True, timeout=120)
+    ended = json.loads(said.stdout.splitlines()[-1])
+    assert [(code, intact) for code, intact in ended] == [(2, True), (2, True), (0, True)], said.stderr
+    errors = [line for line in said.stderr.splitlines() if line.startswith("error:")]
+    for error, name in zip(errors, ("config.json", "checkpoints/"), strict=True):
+        assert "No space left on device" in error
+        assert f"/run/{name}" in error
+    assert "Traceback" not in said.stderr
