@@ -12,12 +12,17 @@ import argparse
 import json
 import logging
 import math
+import os
 import signal
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+# Before PyTorch loads OpenMP, whose threads else wait by spinning: beside other busy processes they wait for threads
+# that cannot run because they spin (bench/LOG.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torch.distributed as dist

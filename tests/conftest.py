@@ -1,7 +1,10 @@
 """Drawn once for all tests: figures and rooms, their samples in the folders of 2020, and the data set made of these."""
 
+import os
 import shutil
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py does: several tests run at a time
 
 import pytest
 from hypothesis import settings

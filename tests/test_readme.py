@@ -42,7 +42,7 @@ ADDED = {
 """Options that keep lines small that begin so, where they do not give them themselves."""
 FAILING = {"--ray-address": "no Ray cluster there"}
 """What lines with these options say and end with exit code 2; all others end with exit code 0."""
-OTHERS = {"--array", "--help", "--nproc-per-node"}
+OTHERS = {"--array", "--help", "--max-restarts", "--nproc-per-node", "--signal"}
 """Options on the pages that are sbatch's, every command's, and torchrun's."""
 
 
