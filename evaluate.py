@@ -1,58 +1,126 @@
-"""Measure a checkpoint on a split of a data set.
+"""Measure a checkpoint on splits of a data set.
 
-    python evaluate.py runs/NAME/checkpoints/best.pt --split test
+    python evaluate.py runs/NAME/checkpoints/best.pt --split val,test
 
-The run's folder gets evaluation-SPLIT.json, and a picture of the split's first samples.
+The run's folder gets, of each split, evaluation-SPLIT.json, the errors of all samples in evaluation-SPLIT.csv, pictures
+of the first samples and of the worst ones; and report.html is written again.
 """
 
+import csv
+import io
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.distributed as dist
 import tyro
-from PIL import Image
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from checkpoint import Device, load_model, refuse_other_data, select_device
-from model.metrics import MEANING, Metrics
+from checkpoint import Device, load, load_model, refuse_other_data, select_device
+from model.metrics import MEANING, Metrics, per_sample
 from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
 from shards.errors import masked, report_errors
-from shards.format.images import save_image
+from shards.format.dataset import Dataset
 from shards.format.storage import write_bytes
+from tracking.grid import Grid
 
 
-def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict[str, float], Tensor]:
-    """Return the metrics of the loader's split over all ranks, and a picture of its first samples, uint8 (H, W, 3).
+class Errors(NamedTuple):
+    """The errors of N samples, the worst first; one that is no number is worse than any."""
 
-    Measured is what the network predicts and the data set has. dtype: of autocast, float32 for none. The picture shows
-    the same samples each time if the loader does not shuffle.
+    rows: NDArray[np.int64]
+    """int64 (N,): the samples' rows in the data set"""
+    values: dict[str, NDArray[np.float32]]
+    """float32 (N,) each: see per_sample"""
+
+    def of(self, row: int) -> float | None:
+        """Return the error of one sample; None if it is no number, or was not measured."""
+        found = self.values["error"][self.rows == row].tolist()
+        return found[0] if found and isfinite(found[0]) else None
+
+    def write(self, path: Path, dataset: Dataset) -> None:
+        """Write a line a sample, with its key; what is no number is left empty."""
+        columns = ([f"{one:.6g}" if isfinite(one) else "" for one in many.tolist()] for many in self.values.values())
+        table = csv.writer(file := io.StringIO(), lineterminator="\n")
+        table.writerow(["key", *self.values])
+        table.writerows(zip(map(dataset.key, self.rows.tolist()), *columns, strict=True))
+        write_bytes(path, file.getvalue().encode())
+
+
+def evaluate(model: nn.Module, loader: Loader, dtype: torch.dtype) -> tuple[dict[str, float], Errors]:
+    """Return the metrics of the loader's split over all ranks and, on rank 0, the errors of all its samples.
+
+    Measured is what the network predicts and the data set has. dtype: of autocast, float32 for none. A sample that does
+    not decode is none of the split's; its substitute counts twice in the metrics.
     """
     depth = loader.dataset.manifest.depth
     metrics = Metrics(depth_min=depth.near, depth_max=depth.far).to(loader.device)
-    picture = torch.empty(0)
-    model.eval()
-    with torch.inference_mode(), torch.autocast(loader.device.type, dtype, enabled=dtype != torch.float32):
+    rows, found, names = list[Tensor](), list[Tensor](), list[str]()
+    with _predicting(model, loader, dtype):
         for batch in loader:
             prediction = model(batch.fg_bg, batch.bg)
             metrics.update(prediction, batch.mask, batch.depth)
-            if not len(picture):
-                picture = rows_of(batch.fg_bg, batch.mask, batch.depth, prediction)
-    return {name: float(value) for name, value in metrics.compute().items()}, picture
+            errors = per_sample(prediction, batch.mask, batch.depth)
+            names = [*errors]
+            found.append(torch.stack([*errors.values()]))
+            rows.append(batch.index)
+    measured = {name: float(value) for name, value in metrics.compute().items()}
+    return measured, _gathered(names, torch.cat(rows).numpy(), torch.cat(found, 1).float().cpu().numpy())
+
+
+def _gathered(names: list[str], rows: NDArray[np.int64], found: NDArray[np.float32]) -> Errors:
+    """Return on rank 0 what all ranks have found, sorted; on the others what they have themselves."""
+    parts = [(rows, found)]
+    if dist.is_initialized():
+        every: list[Any] | None = None if dist.get_rank() else [None] * dist.get_world_size()
+        dist.gather_object(parts[0], every)
+        parts = every or parts
+    rows, first = np.unique(np.concatenate([one for one, _ in parts]), return_index=True)
+    found = np.concatenate([one for _, one in parts], 1)[:, first]
+    worst = np.argsort(-np.nan_to_num(found[0], nan=np.inf), kind="stable")
+    return Errors(rows[worst], dict(zip(names, found[:, worst], strict=True)))
+
+
+def draw(
+    model: nn.Module, loader: Loader, rows: Sequence[int], errors: Errors, dtype: torch.dtype, title: str = ""
+) -> Grid:
+    """Return the samples in these rows, of the loader's split, with what is predicted for them and their errors.
+
+    For one rank alone: none waits for another.
+    """
+    with _predicting(model, loader, dtype):
+        batch = loader.samples(rows)
+        drawn = rows_of(batch.fg_bg, batch.mask, batch.depth, model(batch.fg_bg, batch.bg))
+    shown = batch.index.tolist()
+    images = {name: row.numpy() for name, row in drawn.items()}
+    return Grid([*map(loader.dataset.key, shown)], images, title, [*map(errors.of, shown)])
+
+
+@contextmanager
+def _predicting(model: nn.Module, loader: Loader, dtype: torch.dtype) -> Iterator[None]:
+    model.eval()
+    with torch.inference_mode(), torch.autocast(loader.device.type, dtype, enabled=dtype != torch.float32):
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """A checkpoint and the split to measure it on."""
+    """A checkpoint and the splits to measure it on."""
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """best.pt or last.pt of a run"""
     split: str = "test"
-    """train, val or test"""
+    """train, val or test, or several of them: val,test"""
     data: Annotated[
         str | None, tyro.conf.arg(metavar="FOLDER|URL", help_behavior_hint="(default: the one trained on)")
     ] = None
@@ -68,19 +136,42 @@ def main(config: EvaluateConfig) -> None:
     model, trained = load_model(config.checkpoint, device)
     data = config.data or trained["loader"]["data"]
     own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
-    wanted = LoaderConfig(data=data, split=config.split, batch_size=config.batch_size, shuffle=False, **own)
-    with Loader(wanted, device=device) as loader:
-        refuse_other_data(config.checkpoint, trained, data, loader.dataset.manifest)
-        metrics, picture = evaluate(model, loader, torch.float32)
-    title = f"{config.checkpoint} on {masked(data)}, {config.split} ({loader.order.samples:,} samples)"
+    step = load(config.checkpoint, torch.device("cpu"))["step"]
+    run, splits = config.checkpoint.resolve().parent.parent, config.split.split(",")
+    for split in splits:
+        wanted = LoaderConfig(data=data, split=split, batch_size=config.batch_size, shuffle=False, **own)
+        with Loader(wanted, device=device) as loader:
+            refuse_other_data(config.checkpoint, trained, data, loader.dataset.manifest)
+            for name in splits:
+                loader.dataset.split(name)  # of one that does not exist it tells before any is measured
+            measure(model, loader, run, f"{config.checkpoint} of step {step:,} on {masked(data)}, {split}")
+    if (run / "metrics.jsonl").exists():
+        from tracking.page import write_report  # with Matplotlib
+
+        print(f"page: {write_report(run)}")
+
+
+def measure(model: nn.Module, loader: Loader, run: Path, what: str) -> None:
+    """Measure the loader's split, print a table and write what is to be known of it into the run's folder."""
+    metrics, errors = evaluate(model, loader, torch.float32)
+    title = f"{what} ({loader.order.samples:,} samples)"
     table = Table("metric", "value", "meaning", title=title)
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}", MEANING[name])
+    for metric, value in metrics.items():
+        table.add_row(metric, f"{value:.4f}", MEANING[metric])
     Console().print(table)
-    written = config.checkpoint.resolve().parent.parent / f"evaluation-{config.split}"
-    write_bytes(written.with_suffix(".json"), (json.dumps(metrics, indent=1) + "\n").encode())
-    save_image(written.with_suffix(".png"), Image.fromarray(picture.numpy()))
-    print(f"picture: {written}.png")
+    name = f"evaluation-{loader.config.split}"
+    numbers = {metric: value if isfinite(value) else None for metric, value in metrics.items()}
+    write_bytes(run / f"{name}.json", (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
+    errors.write(run / f"{name}.csv", loader.dataset)
+    first, worst = (
+        draw(model, loader, rows.tolist(), errors, torch.float32, title)
+        for rows in (loader.dataset.split(loader.config.split)[:8], errors.rows[:20])
+    )
+    first.save(run / f"{name}.png")
+    (run / "pictures").mkdir(exist_ok=True)
+    worst.save(run / "pictures" / f"{name}-worst.png")
+    worst.save_large(run / f"{name}-worst.png")
+    print(f"every sample: {run / name}.csv\nthe worst: {run / name}-worst.png")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import PREDICTED, Architecture, Checkpoints, Device, Training, make_model
-from evaluate import evaluate
+from evaluate import Errors, draw, evaluate
 from model.compiled import compiled
 from model.losses import Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
@@ -246,7 +246,7 @@ def share_totals(training: Training, config: TrainConfig, ranks: Ranks) -> None:
 
 def validate(
     training: Training, held_out: Loader, config: TrainConfig, ranks: Ranks
-) -> tuple[dict[str, float], Tensor]:
+) -> tuple[dict[str, float], Errors]:
     """Return what `evaluate` returns, of the network that rank 0 saves: batch norm differs from rank to rank."""
     if ranks.world_size > 1:
         for buffer in training.model.buffers():
@@ -284,7 +284,8 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         report = None
         if not ranks.rank:
             done, tracked = (training.step, training.validated), config.wandb == "auto"
-            report = Report(config.out, saved, *done, ranks.world_size, wandb=tracked)
+            defaults = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict()
+            report = Report(config.out, saved, defaults, *done, loader, wandb=tracked)
             _say_what_is_learned(config, manifest)
         objective = make_objective(training, config, ranks)
         before_epoch = loader.stats
@@ -292,10 +293,12 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
             if training.validation_due:
                 torch.get_device_module(ranks.device).synchronize()
                 of_epoch = loader.stats.since(before_epoch)
-                metrics, picture = validate(training, held_out, config, ranks)
+                metrics, errors = validate(training, held_out, config, ranks)
                 improved = training.note_validation(score(metrics))
                 if report:
-                    report.epoch(training.step, training.step // len(loader), metrics, picture, of_epoch)
+                    chosen, dtype = report.chosen(errors.rows), autocast_dtype(config.precision, ranks.device)
+                    grids = {kind: draw(training.model, held_out, rows, errors, dtype) for kind, rows in chosen.items()}
+                    report.epoch(training.step, training.step // len(loader), metrics, grids, of_epoch)
                     checkpoints.save(training.state_dict() | {"config": saved}, best=improved)
                 continue
             objective.train()

@@ -81,6 +81,28 @@ class Metrics(Metric):
         return found
 
 
+def per_sample(prediction: Prediction, mask: Tensor | None, depth: Tensor | None) -> dict[str, Tensor]:
+    """Return errors of each sample, float32 (N,): `error`, then those that it is made of, as far as they are measured.
+
+    error = (1 - mask_iou) + depth_rmse, or the one of them that there is: the worse, the higher. Where there is no
+    figure, neither in truth nor in the prediction, mask_iou is 1. The targets are those of `Metrics.update`.
+    """
+    found = dict[str, Tensor]()
+    coverage, whole = prediction.coverage, (1, 2, 3)
+    if coverage is not None and mask is not None:
+        truth = unit_range(mask)
+        mae = (coverage - truth).abs().mean(whole)
+        both, predicted, true = (pixels.sum(whole) for pixels in _overlap(coverage, truth))
+        iou = torch.where(predicted + true > 0, _iou(both, predicted, true), 1)
+        found |= {"mask_iou": iou + 0 * mae, "mask_mae": mae}  # no number where the prediction is none
+    if prediction.depth is not None and depth is not None:
+        error = prediction.depth - unit_range(depth)
+        found |= {"depth_rmse": error.square().mean(whole).sqrt(), "depth_mae": error.abs().mean(whole)}
+    parts = [1 - found["mask_iou"]] if "mask_iou" in found else []
+    parts += [found["depth_rmse"]] if "depth_rmse" in found else []
+    return {"error": torch.stack(parts).sum(0), **found}
+
+
 def _summed(*parts: Tensor) -> Tensor:
     return torch.stack([part.sum(dtype=torch.float64) for part in parts])
 

@@ -103,7 +103,14 @@ class BatchMaker:
         Raises InputError if more than `max_bad` samples have failed to decode.
         """
         positions = self._order.positions(step, rank)
-        indices = self._order.indices(epoch, positions)
+        return self._made(self._order.indices(epoch, positions), epoch, positions)
+
+    def samples(self, rows: Indices) -> Batch:
+        """Return the samples in these rows of the data set, all of the split; see `make`."""
+        indices = np.searchsorted(self._rows, rows.astype(self._rows.dtype))
+        return self._made(indices.copy(), 0, indices)
+
+    def _made(self, indices: Indices, epoch: int, positions: Indices) -> Batch:
         with self._decoder() as decoder:
             batch = None
             while batch is None:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -131,10 +131,7 @@ class Loader(AbstractContextManager["Loader"]):
         self._done.waited += time.perf_counter() - begin
         self._done.batches += 1
         self._done.samples += len(batch.index)
-        for tensor in batch:  # its memory on CUDA is not to be used again before the trainer is done with it
-            if tensor is not None and tensor.is_cuda:
-                tensor.record_stream(torch.cuda.current_stream(tensor.device))
-        return batch
+        return _handed_over(batch)
 
     def _request_shards(self) -> None:
         """Have those shards downloaded that the batches from here on need."""
@@ -145,6 +142,18 @@ class Loader(AbstractContextManager["Loader"]):
                 self._downloads.prefetch(needed)
                 self._reader.keep(needed)
                 self._needed = needed
+
+    def samples(self, rows: Sequence[int]) -> Batch:
+        """Return the samples in these rows of the data set, all of its split, as `Batch.index` names them.
+
+        On any rank it is the whole batch. The loader stays where it is. A sample that does not decode is replaced.
+        """
+        parts = np.split(np.asarray(rows), range(self.order.largest, len(rows), self.order.largest))
+        made = [_handed_over(self._pool.submit(self._maker.samples, part).result()) for part in parts]
+        if len(made) == 1:
+            return made[0]
+        joined = (None if column[0] is None else torch.cat(column) for column in zip(*made, strict=True))
+        return Batch(*joined)  # type: ignore[arg-type]  # fg_bg and index are never None
 
     @property
     def stats(self) -> Stats:
@@ -195,6 +204,14 @@ class Loader(AbstractContextManager["Loader"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _handed_over(batch: Batch) -> Batch:
+    """Return it as it is; its memory on CUDA will not be used again before the trainer is done with it."""
+    for tensor in batch:
+        if tensor is not None and tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return batch
 
 
 def _resolved(device: torch.device) -> torch.device:

@@ -128,6 +128,11 @@ def test_it_is_trained_on_measured_and_predicted_with(
     evaluate_command(EvaluateConfig(checkpoint=best, device="cpu", split="val", data=str(partial[tuple(BY_NAME)])))
     for split in ("test", "val"):
         assert json.loads((run / f"evaluation-{split}.json").read_text()).keys() == metrics
+    page = (run / "report.html").read_text()
+    assert [f"<dt>{name}</dt>" in page for name in ("mask IoU", "depth RMSE")] == [
+        name in predicted for name in ("mask", "depth")
+    ]
+    assert page.count("The worst of ") == 2
     with Image.open(run / "evaluation-test.png") as picture:
         assert picture.height == (1 + 2 * len(predicted)) * 16
     Image.new("RGB", (30, 20), "gray").save(tmp_path / "a.png")

@@ -177,6 +177,29 @@ def test_a_broken_shared_image_is_treated_alike_with_and_without_a_bank(damaged:
 
 
 @pytest.mark.parametrize("decode", DECODERS)
+def test_samples_are_those_asked_for_on_any_rank_and_the_loader_stays_where_it_is(damaged: Path, decode: str) -> None:
+    overwrite(damaged, "depth", 7)
+    split, whole = Dataset.open(damaged).split("train").tolist(), epoch(damaged, shuffle=False, cache="host")
+    wanted = [split[i] for i in (40, 7, 3, 119, *range(60, 90))]  # more than a batch, and 7 is none
+    both: dict[str, Any] = {"decode": decode, "cache": "host", "shuffle": False}
+    with loader(damaged, 0, 2, **both) as first, loader(damaged, 1, 2, **both) as second:
+        next(batches := iter(first))
+        before = first.state_dict()
+        found = [one.samples(wanted) for one in (first, first, second)]
+        assert first.state_dict() == before
+        assert first.stats.batches == 1
+        rest = [*batches]
+    assert same([found[0]], [found[1]])
+    assert same([found[0]], [found[2]])
+    assert rows([found[0]])[:1] + rows([found[0]])[2:] == wanted[:1] + wanted[2:]
+    assert rows([found[0]])[1] in set(split) - {wanted[1]}
+    assert len(rest) == len(whole) - 1
+    at = {row: image for batch in whole for row, image in zip(rows([batch]), batch.fg_bg, strict=True)}
+    for row, image in zip(rows([found[0]]), found[0].fg_bg, strict=True):
+        assert (image.int() - at[row].int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("decode", DECODERS)
 def test_too_many_broken_images_stop_the_run_and_are_named(damaged: Path, decode: str) -> None:
     for row in (3, 4, 5):
         overwrite(damaged, "mask", row)

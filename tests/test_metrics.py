@@ -14,8 +14,10 @@ from torch.multiprocessing.spawn import spawn
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from evaluate import Errors, evaluate
 from model.metrics import MEANING, Metrics
-from model.unet import Prediction
+from model.unet import DualUNet, Prediction, UNetConfig
+from pipeline.loader import Loader, LoaderConfig
 
 Split = tuple[Prediction, Tensor, Tensor]
 
@@ -145,15 +147,36 @@ def test_an_impossible_depth_range_is_refused(near: float, far: float) -> None:
         Metrics(depth_min=near, depth_max=far)
 
 
-def rank_measures(rank: int, folder: Path) -> None:
+def of_samples(data: Path, rank: int = 0, world_size: int = 1) -> Errors:
+    """The errors of the samples of a split, of a network that has learned nothing."""
+    torch.manual_seed(0)
+    model = DualUNet(UNetConfig(width=4, levels=2))
+    reading = LoaderConfig(data=data, size=32, batch_size=7, decode="portable", num_threads=1)
+    with Loader(reading, rank=rank, world_size=world_size) as loader:
+        return evaluate(model, loader, torch.float32)[1]
+
+
+def rank_measures(rank: int, folder: Path, data: Path) -> None:
+    torch.set_num_threads(1)  # or two processes would wait for each other's
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     mine = [0, 3, 7] if rank == 0 else [7, 11]
     torch.save(measure(split(), mine, Metrics()), folder / f"{rank}.pt")
+    errors = of_samples(data, rank, 2)
+    if rank == 0:
+        torch.save(
+            {"rows": errors.rows.tolist()} | {name: one.tolist() for name, one in errors.values.items()},
+            folder / "errors.pt",
+        )
     dist.destroy_process_group()
 
 
-def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
-    spawn(rank_measures, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+def test_two_ranks_measure_what_one_does(dataset: Path, tmp_path: Path) -> None:
+    spawn(rank_measures, args=(tmp_path, dataset), nprocs=2)  # type: ignore[no-untyped-call]
     alone = measure(split(), [0, 11], Metrics())
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(alone, rel=1e-6)
+    found, expected = torch.load(tmp_path / "errors.pt"), of_samples(dataset)
+    assert len(set(expected.rows.tolist())) == len(expected.rows) == 120
+    assert found["rows"] == expected.rows.tolist()
+    for name, values in expected.values.items():
+        assert found[name] == pytest.approx(values, rel=1e-4, abs=1e-5)

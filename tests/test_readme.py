@@ -69,7 +69,11 @@ def steps() -> Iterator[Step]:
 
 
 STEPS = list(steps())
-RUN = [step for step in STEPS if "\n" in step.text or re.match(r"torchrun |python (-m shards|\w+\.py) ", step.text)]
+RUN = [
+    step
+    for step in STEPS
+    if "\n" in step.text or re.match(r"torchrun |python (-m (shards|tracking)|\w+\.py) ", step.text)
+]
 
 
 def arguments(step: Step, task: int, folder: Path) -> list[str]:
@@ -197,14 +201,16 @@ def test_commands_stand_in_blocks_that_are_run_and_make_targets_exist(page: Path
 
 
 def test_every_option_on_the_pages_exists(tmp_path: Path) -> None:
-    commands = "compose", "convert", "index", "depth", "merge", "verify", "show", "export"
-    lines = [
-        *(["-m", "shards", one] for one in commands),
-        *([str(ROOT / f"{one}.py")] for one in ("train", "evaluate", "predict")),
-    ]
+    commands = {
+        "shards": ("compose", "convert", "index", "depth", "merge", "verify", "show", "export"),
+        "tracking": ("report", "compare"),
+    }
+    lines = [["-m", package, one] for package, some in commands.items() for one in some]
+    lines += [[str(ROOT / f"{one}.py")] for one in ("train", "evaluate", "predict")]
     helped = "".join(python([*line, "--help"], tmp_path).said for line in lines)
-    named = {name for page in PAGES for name in re.findall(r"python -m shards (\w+)", page.read_text())}
-    assert named <= set(commands)
+    for package, some in commands.items():
+        named = {name for page in PAGES for name in re.findall(rf"python -m {package} (\w+)", page.read_text())}
+        assert named <= set(some)
     options = {option for page in PAGES for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text())}
     assert options - OTHERS <= set(re.findall(r"--[a-z][\w-]*", helped))
 

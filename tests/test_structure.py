@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("shards", "pipeline", "model")
+PACKAGES = ("shards", "pipeline", "model", "tracking")
 ROOMS = ("errors", "machine", "format", "sources", "ingest", "build", "inspect", "commands")
 """of shards/, in the order of the data"""
 
@@ -38,7 +38,7 @@ def packages(path: Path) -> set[str]:
 def test_shards_know_neither_torch_nor_dali_nor_what_follows_them(path: Path) -> None:
     allowed = {"torch", "transformers"} if path.name == "teacher.py" else set()
     heavy = {"torch", "torchvision", "transformers", "nvidia"}
-    assert not packages(path) & ({*heavy, "pipeline", "model", "train", "wandb"} - allowed)
+    assert not packages(path) & ({*heavy, "pipeline", "model", "tracking", "train", "wandb"} - allowed)
 
 
 def test_a_command_that_needs_no_teacher_imports_no_torch() -> None:
@@ -59,12 +59,27 @@ def test_rooms_of_shards_know_only_those_before_them(path: Path) -> None:
 def test_the_pipeline_knows_of_shards_only_what_a_data_set_is(path: Path) -> None:
     of_shards = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("shards.")}
     assert of_shards <= {"shards.errors", "shards.machine", "shards.format"}
-    assert not packages(path) & {"model", "train", "wandb"}
+    assert not packages(path) & {"model", "tracking", "train", "wandb"}
 
 
 @pytest.mark.parametrize("path", modules("model"), ids=lambda path: path.stem)
 def test_the_model_knows_neither_shards_nor_pipeline(path: Path) -> None:
-    assert not packages(path) & {"shards", "pipeline", "train", "nvidia", "PIL", "wandb"}
+    assert not packages(path) & {"shards", "pipeline", "tracking", "train", "nvidia", "PIL", "wandb"}
+
+
+@pytest.mark.parametrize("path", modules("tracking"), ids=lambda path: path.stem)
+def test_tracking_knows_only_numbers_and_pictures(path: Path) -> None:
+    known = packages(path)
+    assert not known & {"model", "train", "evaluate", "checkpoint", "nvidia"}
+    if path.stem in ("page", "grid"):  # a page is made of what the run's folder holds, in less time than torch takes
+        assert not known & {"torch", "pipeline", "wandb"}
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "tracking/report.py", "tracking/grid.py"])
+def test_what_draws_pages_is_not_imported_before_there_is_one_to_draw(name: str) -> None:
+    body = ast.parse((ROOT / name).read_text()).body
+    first = {ast.unparse(node).split()[1] for node in body if isinstance(node, ast.Import | ast.ImportFrom)}
+    assert not [one for one in first if one.startswith(("matplotlib", "tracking.page", "shards.inspect"))]
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *(path for package in PACKAGES for path in modules(package))])

@@ -10,15 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
-from shards.format.images import save_image
 from shards.format.storage import naming, write_bytes
+from tracking.environment import Environment
+from tracking.grid import Grid
 from tracking.weights_and_biases import WeightsAndBiases
+
+FEW = 4
+"""samples of a kind that are drawn after each epoch"""
 
 
 def logged(path: Path) -> list[dict[str, Any]]:
@@ -34,14 +38,22 @@ class Report:
     """What a run says: a progress bar and a line an epoch on the terminal, everything else to its folder and W&B."""
 
     def __init__(
-        self, run: Path, config: dict[str, Any], step: int, validated: int, world_size: int, wandb: bool
+        self,
+        run: Path,
+        config: dict[str, Any],
+        defaults: dict[str, Any],
+        step: int,
+        validated: int,
+        loader: Loader,
+        wandb: bool,
     ) -> None:
-        """Begin, or go on, at optimiser step `step` of a run of `world_size` ranks.
+        """Begin, or go on, at optimiser step `step` of a run that `loader`, of rank 0, feeds.
 
-        Lines logged after that, or of a validation after `validated`, belong to work that is done again: they are
-        dropped, and so is one that a full disk or a crash has torn.
+        What was logged after that, or logged and drawn of a validation after `validated`, belongs to work that is done
+        again: it is dropped, and so is a line that a full disk or a crash has torn. defaults: what is no choice in
+        `config`.
         """
-        self._run, self._world_size = run, world_size
+        self._run, self._dataset, self._world_size = run, loader.dataset, loader.order.world_size
         self._metrics, self._pictures = run / "metrics.jsonl", run / "pictures"
         self._pictures.mkdir(parents=True, exist_ok=True)
         done = {"train": step, "val": validated}
@@ -49,6 +61,12 @@ class Report:
             line for line in logged(self._metrics) if line["step"] <= done["val" if "val/epoch" in line else "train"]
         ]
         write_bytes(self._metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        for path in self._pictures.glob("val-*.png"):
+            if int(path.stem.rpartition("-")[2]) > validated:
+                path.unlink()
+        if not any("val/epoch" in line for line in lines):
+            (self._pictures / "chosen.json").unlink(missing_ok=True)
+        self._environment = Environment(run, defaults, step, loader)
         self._wandb = WeightsAndBiases(run, config) if wandb else None
 
     def progress(self, loader: Loader, done: int) -> Iterator[Batch]:
@@ -69,18 +87,34 @@ class Report:
         busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}
         self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy)
 
-    def epoch(self, step: int, number: int, metrics: dict[str, float], picture: Tensor, stats: Stats) -> None:
+    def chosen(self, rows: NDArray[np.int64]) -> dict[str, list[int]]:
+        """Return rows of the samples to draw: the best, the typical and the worst of the first validation, FEW of each.
+
+        rows: those of all samples, int64 (N,), the worst first. The choice is kept in the run's folder, by key.
+        """
+        path, count = self._pictures / "chosen.json", min(FEW, max(1, len(rows) // 3))
+        if not path.exists():
+            middle = (len(rows) - count) // 2
+            best = rows[::-1][:count]
+            found = {"best": best, "typical": rows[middle : middle + count], "worst": rows[:count]}
+            named = {name: {self._dataset.key(row): row for row in some.tolist()} for name, some in found.items()}
+            write_bytes(path, (json.dumps(named, indent=1) + "\n").encode())
+        return {name: list(some.values()) for name, some in json.loads(path.read_text()).items()}
+
+    def epoch(self, step: int, number: int, metrics: dict[str, float], grids: dict[str, Grid], stats: Stats) -> None:
         """Log the validation after `number` epochs; print a line with the loader's `stats` over the epoch.
 
-        picture: uint8 (H, W, 3).
+        grids: the samples that `chosen` names.
         """
         self._log(step, "val", metrics | {"epoch": number})
-        save_image(self._pictures / f"val-{step:07d}.png", Image.fromarray(picture.numpy()))
-        if self._wandb:
-            self._wandb.picture("val", picture, step)
+        for name, grid in grids.items():
+            grid.save(self._pictures / f"val-{name}-{step:07d}.png")
+            if self._wandb:
+                self._wandb.picture(f"val/{name}", grid.pixels, step, ", ".join(grid.keys))
         named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
         found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
         print(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
+        self._write_page()
 
     def stopped(self, step: int, steps: int, by: signal.Signals) -> None:
         """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
@@ -90,13 +124,20 @@ class Report:
 
     def finish(self, best: Path) -> None:
         """End the run, whose best checkpoint is `best`."""
+        self._write_page()
         if self._wandb:
             self._wandb.finish(best)
+
+    def _write_page(self) -> None:
+        from tracking.page import write_report  # with Matplotlib, which takes its time
+
+        self._environment.write()
+        write_report(self._run)
 
     def _log(self, step: int, kind: str, numbers: dict[str, float]) -> None:
         named = {f"{kind}/{name}": number for name, number in numbers.items()}
         known = {name: number if math.isfinite(number) else None for name, number in named.items()}
         with naming(self._metrics), self._metrics.open("a") as file:
-            file.write(json.dumps({"step": step, **known}) + "\n")
+            file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
         if self._wandb:
             self._wandb.log(named, step)

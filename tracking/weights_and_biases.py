@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from shards.errors import InputError, masked
 from shards.format.storage import write_bytes
@@ -34,8 +35,9 @@ class WeightsAndBiases:
     def log(self, numbers: dict[str, float], step: int) -> None:
         self._run.log(numbers, step=step)
 
-    def picture(self, name: str, image: Tensor, step: int) -> None:
-        self._run.log({name: self._image(image.numpy())}, step=step)
+    def picture(self, name: str, image: NDArray[np.uint8], step: int, caption: str) -> None:
+        """image: uint8 (H, W, 3)."""
+        self._run.log({name: self._image(image, caption=caption)}, step=step)
 
     def finish(self, best: Path) -> None:
         self._run.log_artifact(best, name=f"model-{self._run.id}", type="model")

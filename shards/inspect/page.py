@@ -1,9 +1,6 @@
 """The page that shows a data set: samples, charts and facts in one HTML file that needs nothing from elsewhere."""
 
-import base64
 import csv
-import io
-import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby, islice
@@ -11,26 +8,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
 from shards.format.dataset import Dataset
 from shards.format.manifest import Manifest
 from shards.format.schema import identity
 from shards.format.storage import write_bytes
+from shards.inspect.html import ACCENT, LINE, MEDIAN, SOFT, data_uri, render, svg
 from shards.inspect.show import evenly, pictures, storage_words
 from shards.machine import cpu_count
-
-_VARIABLES = {f"#00000{i}": f"var(--{name})" for i, name in enumerate(("accent", "median", "soft", "line"), 1)}
-"""Matplotlib knows no CSS variables, so each has a colour that stands for it until the chart is drawn"""
-_ACCENT, _MEDIAN, _SOFT, _LINE = _VARIABLES
 
 
 def write_page(dataset: Dataset, path: Path, samples: int) -> None:
@@ -38,13 +29,12 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
 
     The same data set gives the same bytes. Raises InputError if an image does not decode.
     """
-    here, manifest, rows = Path(__file__), dataset.manifest, evenly(len(dataset), samples)
-    strips = zip(*(map(_thumbnail, pictures(dataset, name, rows)) for name in manifest.components), strict=True)
+    manifest, rows = dataset.manifest, evenly(len(dataset), samples)
+    thumbnail = partial(data_uri, at_most=160)
+    strips = zip(*(map(thumbnail, pictures(dataset, name, rows)) for name in manifest.components), strict=True)
     found, met = survey(dataset), coverage(dataset)
-    environment = Environment(autoescape=True, trim_blocks=True, undefined=StrictUndefined)
-    environment.filters["comma"] = "{:,}".format
-    page = environment.from_string(here.with_suffix(".html.jinja").read_text("utf-8")).render(
-        style=Markup(here.with_suffix(".css").read_text("utf-8")),
+    page = render(
+        Path(__file__).with_suffix(".html.jinja"),
         name=Path(str(dataset.folder)).resolve().name,  # of a URL, its last part
         manifest=manifest,
         storage=storage_words(manifest),
@@ -55,13 +45,7 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
         heat_map=met and heat_map(met["cells"]),
         examples=_examples(dataset.root / "left-out.tsv"),
     )
-    write_bytes(path, page.encode(errors="replace"))
-
-
-def _thumbnail(image: Image.Image) -> str:
-    image.thumbnail((160, 160))
-    image.save(buffer := io.BytesIO(), "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    write_bytes(path, page)
 
 
 def survey(dataset: Dataset, at_most: int = 2000) -> dict[str, NDArray[np.int64]]:
@@ -107,17 +91,17 @@ def chart(
     least, median, most = np.percentile(values, [5, 50, 95], weights=pixels, method=method)
     figure = Figure((352 / 72, 154 / 72), frameon=False)
     axes = figure.add_axes((16 / 352, 22 / 154, 320 / 352, 128 / 154), frameon=False, xlim=(low, high), yticks=[])
-    bars = axes.bar(edges[:-1], counts, 0.93 * np.diff(edges), align="edge", color=_ACCENT, clip_on=False)
+    bars = axes.bar(edges[:-1], counts, 0.93 * np.diff(edges), align="edge", color=ACCENT, clip_on=False)
     for bar, left, right, share in zip(bars, edges, edges[1:], counts / counts.sum(), strict=False):
         bar.set_gid(f"tip: {left:.3g} to {right:.3g}{unit}: {share:.1%}")
     axes.set_ylim(0, counts.max())
-    axes.axhline(0, color=_LINE, linewidth=1, clip_on=False)
-    axes.axvline(median, 0, 1.04, color=_MEDIAN, linewidth=1.5, dashes=(2.5, 1.5), clip_on=False)
+    axes.axhline(0, color=LINE, linewidth=1, clip_on=False)
+    axes.axvline(median, 0, 1.04, color=MEDIAN, linewidth=1.5, dashes=(2.5, 1.5), clip_on=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.4g}{unit}")
-    axes.tick_params(length=0, pad=6, labelsize=11.5, labelcolor=_SOFT)
+    axes.tick_params(length=0, pad=6, labelsize=11.5, labelcolor=SOFT)
     words = f"Median {median:.3g}{unit}. 90 % of the {of} lie between {least:.3g} and {most:.3g}{unit}."
-    return _svg(figure), words
+    return svg(figure), words
 
 
 def heat_map(cells: NDArray[np.float64]) -> Markup:
@@ -126,18 +110,7 @@ def heat_map(cells: NDArray[np.float64]) -> Markup:
     axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
     colours = LinearSegmentedColormap.from_list("heat", ["#388cb400", "#388cb4"])
     axes.imshow(cells, colours, vmin=0, interpolation="none", aspect="auto", clip_on=False)
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> Markup:
-    """Return a figure as inline SVG in the page's colours and font; ids that begin with `tip: ` become tooltips."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sluice"}):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    dropped = r'<\?xml.*?(?=<svg)|<defs>.*?</defs>|font-family: [^;]*; | id="(?!tip: )[^"]*"|\n *(?=<)'
-    svg = re.sub(dropped, "", buffer.getvalue(), flags=re.DOTALL)
-    svg = re.sub(r' id="tip: ([^"]*)">', r"><title>\1</title>", svg)
-    return Markup(re.sub("|".join(_VARIABLES), lambda found: _VARIABLES[found[0]], svg))
+    return svg(figure)
 
 
 def coverage(dataset: Dataset, at_most: int = 400_000, cells: tuple[int, int] = (60, 120)) -> dict[str, Any] | None:

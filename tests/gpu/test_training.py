@@ -160,7 +160,7 @@ def test_all_ranks_agree(data: Path, device: torch.device, record_property: Reco
     """A process for each GPU, joined by NCCL; two on the CPU, joined by gloo."""
     ranks = torch.cuda.device_count() if device.type == "cuda" else 2
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node"]
-    worker = Path(__file__).with_name("ranks.py")
+    worker = Path(__file__).with_name("agreement.py")
     command = [sys.executable, *launcher, str(ranks), str(worker), str(data), device.type]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
