@@ -9,12 +9,16 @@ of the first samples and of the worst ones; and report.html is written again.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+
+# As in train.py: before PyTorch loads OpenMP, whose threads else wait by spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import torch
@@ -29,6 +33,7 @@ from checkpoint import Device, load, load_model, refuse_other_data, select_devic
 from model.metrics import MEANING, Metrics, per_sample
 from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
+from ranks import use_cores
 from shards.errors import masked, report_errors
 from shards.format.dataset import Dataset
 from shards.format.storage import write_bytes
@@ -132,6 +137,7 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
+    use_cores()
     device = select_device(config.device)
     model, trained = load_model(config.checkpoint, device)
     data = config.data or trained["loader"]["data"]

@@ -10,9 +10,13 @@ the network was trained on.
 Depth is in millimetres where the network was trained on metres, else 0..65535 from near to far.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+
+# As in train.py: before PyTorch loads OpenMP, whose threads else wait by spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import torch
@@ -25,6 +29,7 @@ from torch.nn.functional import interpolate
 
 from checkpoint import PREDICTED, Device, components_of, load_model, select_device
 from pipeline.decode import resize
+from ranks import use_cores
 from shards.errors import InputError, report_errors
 from shards.format.depth import DepthRange
 from shards.format.images import IMAGE_SUFFIXES, save_image
@@ -110,6 +115,7 @@ class PredictConfig:
 
 
 def main(config: PredictConfig) -> None:
+    use_cores()
     todo = pairs(config.fg_bg, config.bg)
     model, trained = load_model(config.checkpoint, select_device(config.device))
     components, depth_range = components_of(trained), DepthRange(**trained["depth"])

@@ -34,9 +34,7 @@ class Ranks:
 def distributed(wanted: str) -> Iterator[Ranks]:
     """Join the processes of torchrun or srun; leave them at the end. Raises InputError if there is no such device."""
     _read_slurm()
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if "OMP_NUM_THREADS" not in os.environ:  # PyTorch does not ask for the quota of a container
-        torch.set_num_threads(max(1, cpu_count() // local_ranks))
+    use_cores()
     device = select_device(wanted)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -52,6 +50,15 @@ def distributed(wanted: str) -> Iterator[Ranks]:
         yield Ranks(rank, world_size, device)
     finally:
         dist.destroy_process_group()
+
+
+def use_cores() -> None:
+    """Have PyTorch use the cores that this process may use, divided among its ranks here, if the user says nothing.
+
+    By itself it does not ask for the quota of a container.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _read_slurm() -> None:

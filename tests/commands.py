@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).parent.parent
-PRELOADED = ["train", "evaluate", "predict", "shards.commands", "nvidia.dali", "pytest", "s3fs", "transformers"]
+PRELOADED = ["train", "evaluate", "predict", "tracking.page", "shards.commands"]
+PRELOADED += ["nvidia.dali", "pytest", "s3fs", "transformers"]
 ALONE = Lock()
 """Starting a process asks after all others, and of two threads that ask after one, one is told 255."""
 

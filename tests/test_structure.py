@@ -96,6 +96,12 @@ def test_the_help_of_an_option_is_one_line(path: Path) -> None:
             assert not [ast.unparse(doc) for doc in docs if doc.lineno != doc.end_lineno]
 
 
+@pytest.mark.parametrize("program", ["train", "evaluate", "predict"])
+def test_openmp_is_told_not_to_spin_before_it_is_loaded(program: str) -> None:
+    text = (ROOT / f"{program}.py").read_text()
+    assert 0 < text.find('setdefault("OMP_WAIT_POLICY", "passive")') < text.find("import torch")
+
+
 def test_no_module_is_a_grab_bag() -> None:
     stems = {path.stem for package in PACKAGES for path in modules(package)} | {path.stem for path in ROOT.glob("*.py")}
     assert not stems & {"utils", "util", "helpers", "helper", "common", "misc"}

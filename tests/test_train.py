@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_resume import train
 import checkpoint
 from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
+from ranks import distributed
 from shards.errors import InputError
 from shards.format.manifest import from_json
 from train import TrainConfig, scheduled_rate
@@ -38,6 +40,20 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], said: str, 
 def test_a_configuration_survives_json() -> None:
     config = TrainConfig(loader=LoaderConfig(data=Path("data"), seed=3), unet=UNetConfig(width=8), out=Path("runs/a"))
     assert from_json(TrainConfig, json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="here a process cannot be held to some cores")
+def test_a_training_uses_the_cores_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    torch.set_num_threads(7)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with distributed("cpu"):
+            assert torch.get_num_threads() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 1))

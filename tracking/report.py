@@ -1,10 +1,12 @@
 """What a run says: on the terminal, in its folder, and to Weights & Biases if wanted."""
 
 import json
+import logging
 import math
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +23,12 @@ from tracking.environment import Environment
 from tracking.grid import Grid
 from tracking.weights_and_biases import WeightsAndBiases
 
+log = logging.getLogger(__name__)
+
 FEW = 4
 """samples of a kind that are drawn after each epoch"""
+PAGE_EVERY = 30.0
+"""seconds that pass between two pages, which are written after an epoch, or at the end"""
 
 
 def logged(path: Path) -> list[dict[str, Any]]:
@@ -68,6 +74,7 @@ class Report:
             (self._pictures / "chosen.json").unlink(missing_ok=True)
         self._environment = Environment(run, defaults, step, loader)
         self._wandb = WeightsAndBiases(run, config) if wandb else None
+        self._paged = -math.inf
 
     def progress(self, loader: Loader, done: int) -> Iterator[Batch]:
         """Yield the batches of an epoch, of which `done` have been seen already, under a progress bar."""
@@ -114,7 +121,8 @@ class Report:
         named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
         found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
         print(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
-        self._write_page()
+        if time.monotonic() - self._paged > PAGE_EVERY:
+            self._write_page()
 
     def stopped(self, step: int, steps: int, by: signal.Signals) -> None:
         """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
@@ -129,10 +137,17 @@ class Report:
             self._wandb.finish(best)
 
     def _write_page(self) -> None:
-        from tracking.page import write_report  # with Matplotlib, which takes its time
-
+        """Write report.html. A run does not end for its sake, unless the disk is full."""
         self._environment.write()
-        write_report(self._run)
+        try:
+            from tracking.page import write_report  # with Matplotlib, which takes its time
+
+            write_report(self._run)
+        except OSError:
+            raise
+        except Exception as error:  # of whatever kind: the next one may do, and `python -m tracking report` will tell
+            log.warning("%s/report.html is not written (%s: %s)", self._run, type(error).__name__, error)
+        self._paged = time.monotonic()
 
     def _log(self, step: int, kind: str, numbers: dict[str, float]) -> None:
         named = {f"{kind}/{name}": number for name, number in numbers.items()}
