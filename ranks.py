@@ -113,7 +113,7 @@ class StopRequest(AbstractContextManager["StopRequest"]):
 def only_process(run: Path) -> Iterator[None]:
     """Hold the lock of a run's folder. Raises InputError if another process does."""
     run.mkdir(parents=True, exist_ok=True)
-    with (run / "lock").open("a+") as file:
+    with (run / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
