@@ -230,7 +230,8 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     objective = make_objective(training, config, ranks)
     steps, losses = config.epochs * len(training.loader), list[Tensor]()
-    report = None if ranks.rank else Report(config.out, saved, training.step, ranks.world_size, config.wandb == "auto")
+    of_run = config.out, saved, manifest, training.step, ranks.world_size, config.wandb == "auto"
+    report = None if ranks.rank else Report(*of_run)
     if report and (lacks := [name for name in BY_NAME if name not in manifest.components]):
         seen = ", ".join(name for name in manifest.components if name not in learned)
         print(f"no {', '.join(lacks)} in {config.loader.data}: the network learns {' and '.join(learned)} from {seen}")
@@ -263,7 +264,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                     training.save(path, saved)
                 report.epoch(training.step, loader.epoch, metrics, picture, of_epoch)
     if report:
-        report.finish(best)
+        report.finish()
 
 
 def parse_args() -> TrainConfig:
