@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
+from threading import Timer
 from types import ModuleType
 from typing import Any, Concatenate, ParamSpec
 
@@ -36,7 +37,7 @@ def import_wandb() -> ModuleType:
         os.environ.setdefault(name, value)
     import wandb
 
-    wandb.setup(wandb.Settings(show_info=False, show_errors=False, quiet=True))
+    wandb.setup(wandb.Settings(show_info=False, show_errors=False))
     return wandb
 
 
@@ -65,7 +66,7 @@ def _stops_nothing(method: Method[P]) -> Method[P]:
             method(self, *args, **kwargs)
         except Exception as error:
             self.failed = True
-            print(f"W&B has failed; the run goes on, and is not tracked there from here on: {reason(error)}")
+            print(f"W&B has failed ({reason(error)}); the run goes on without")
             self.let_go()
 
     return guarded
@@ -92,7 +93,7 @@ class WeightsAndBiases:
         if not settings.sweep_id:  # whose agent says both
             about |= {"id": own, "project": settings.project or "sluice"}
         # Offline, too: else what is sent of a resumed run would take the place of what was sent before.
-        about |= {"resume": "allow", "settings": wandb.Settings(finish_timeout_raises=True)}
+        about |= {"resume": "allow", "settings": wandb.Settings(silent=True, finish_timeout_raises=True)}
         mode, why = settings.mode, "as WANDB_MODE or the command wandb has set it"
         try:
             if mode == "online" and not wandb.login(prompt=False):
@@ -121,14 +122,34 @@ class WeightsAndBiases:
         # What use_artifact does, which online waits until all is sent, and refuses to offline.
         self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Kill wandb's service if what is done within takes too long, so that it fails.
+
+        wandb's own limit at the end of a run holds only if the service is not busy asking a server that is gone.
+        """
+        seconds = self._run.settings.finish_timeout + 5
+        watchdog = Timer(seconds, self._wandb.setup()._connection._proc._process.kill)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        except Exception as error:
+            if watchdog.finished.is_set():
+                raise TimeoutError(f"no end after {seconds:g} s") from error
+            raise
+        finally:
+            watchdog.cancel()
+
     @_stops_nothing
     def log(self, numbers: dict[str, float], step: int) -> None:
-        self._run.log(numbers, step=step)
+        with self._limited():
+            self._run.log(numbers, step=step)
 
     @_stops_nothing
     def picture(self, name: str, image: NDArray[np.uint8], step: int, caption: str = "") -> None:
         """image: uint8 (H, W, 3)."""
-        self._run.log({name: self._wandb.Image(image, caption=caption)}, step=step)
+        self.log({name: self._wandb.Image(image, caption=caption)}, step)
 
     def finish(self) -> None:
         """End the run, with its checkpoints last.pt and best.pt, and say how to send what has not been sent."""
@@ -149,9 +170,9 @@ class WeightsAndBiases:
                 artifact = self._wandb.Artifact(f"model-{self._run.id}", "model")
                 artifact.add_file(str(path), name="checkpoint.pt")
                 self._run.log_artifact(artifact, aliases=aliases)
-        with suppress(TimeoutError):  # of which wandb has warned
+        with self._limited():
             self._run.finish()
-            self._online.clear()
+        self._online.clear()
 
     def let_go(self) -> None:
         """Have wandb leave this process."""
