@@ -56,7 +56,7 @@ def surrounded(home: Path, **given: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB")]:
             patch.delenv(name)
-        for name in ENVIRONMENT:
+        for name in ENVIRONMENT:  # which are set in it, and unset again then
             patch.setenv(name, "")
             patch.delenv(name)
         for name, value in environment(home, **given).items():
@@ -150,6 +150,7 @@ def test_each_validation_has_a_picture(tracked: Tracked, history_of: list[dict[s
 
 def test_the_configuration_is_that_of_the_run(tracked: Tracked) -> None:
     (record,) = [record.run for record in tracked.records[0] if record.HasField("run")]
+    assert all(record.run.resume for found in tracked.records for record in found if record.HasField("run"))
     config = {update.key: json.loads(update.value_json) for update in record.config.update}
     assert (config["learning_rate"], config["unet"]["width"], config["components"][0]) == (2e-3, 4, "fg_bg")
 
@@ -211,8 +212,8 @@ if happens == "absent":
 from tracking.weights_and_biases import WeightsAndBiases
 tracking = WeightsAndBiases(run, {"loader": {"data": data}}, Manifest.read(Path(data)))
 tracking.log({"train/loss": 1.0}, 1)
-if happens == "killed":
-    subprocess.run(["pkill", "-9", "-P", str(os.getpid()), "wandb-core"], check=True)
+if happens in ("KILL", "STOP"):
+    subprocess.run(["pkill", f"-{happens}", "-P", str(os.getpid()), "wandb-core"], check=True)
 if happens == "lost":
     urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/lost", b"")
 if happens == "unwritable":
@@ -232,7 +233,7 @@ SERVERS = {
     "unauthorised": "401",
     "broken": "500",
 }
-SERVERS |= {"lost": "work", "killed": "work", "unwritable": "work", "absent": "work"}
+SERVERS |= {"lost": "work", "KILL": "work", "STOP": "work", "unwritable": "work", "absent": "work"}
 
 
 class Ended(NamedTuple):
@@ -309,7 +310,7 @@ def test_a_network_that_goes_away_does_not_hold_a_run_up(happened: dict[str, End
     assert [row["_step"] for row in rows_of(folder)] == [*range(1, 51)]
 
 
-@pytest.mark.parametrize("happens", ["killed", "unwritable", "absent"])
+@pytest.mark.parametrize("happens", ["KILL", "STOP", "unwritable", "absent"])
 def test_where_wandb_fails_the_run_says_so_once_and_goes_on(happened: dict[str, Ended], happens: str) -> None:
     ended = happened[happens]
     said = [line for line in ended.said.splitlines() if line.startswith("W&B has failed")]
@@ -381,7 +382,6 @@ def test_the_sweep_of_the_project_runs_as_the_agent_begins_it(dataset: Path, tmp
     (begun,) = [record.run for record in found if record.HasField("run")]
     assert (begun.run_id, begun.sweep_id) == ("run1", "sweep1")
     assert SWEEP["metric"]["name"] in history(found)[-1]
-    assert "Ignoring" not in ended.stderr
 
 
 def test_all_that_the_sweep_tries_is_taken() -> None:

@@ -89,10 +89,9 @@ class WeightsAndBiases:
         path = self._folder / "wandb-id"  # made once, so that a resumed run goes on as the same one
         own = settings.run_id or (path.read_text() if path.exists() else secrets.token_hex(4))
         write_bytes(path, own.encode())
-        about: dict[str, Any] = {"name": settings.run_name or self._folder.name, "dir": self._folder, "config": config}
-        if not settings.sweep_id:  # whose agent says both
-            about |= {"id": own, "project": settings.project or "sluice"}
-        # Offline, too: else what is sent of a resumed run would take the place of what was sent before.
+        about: dict[str, Any] = {"id": own, "name": settings.run_name or self._folder.name, "dir": self._folder}
+        about |= {"project": settings.project or "sluice", "config": config}
+        # Offline too: when a run that was resumed is sent, its parts are to be one.
         about |= {"resume": "allow", "settings": wandb.Settings(silent=True, finish_timeout_raises=True)}
         mode, why = settings.mode, "as WANDB_MODE or the command wandb has set it"
         try:
@@ -163,16 +162,19 @@ class WeightsAndBiases:
 
     @_stops_nothing
     def _finish(self) -> None:
-        with _said("the checkpoints are not there"):
-            best, last = (self._folder / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
-            same = filecmp.cmp(best, last, shallow=False)
-            for path, aliases in [(best, ["best", "last"])] if same else [(best, ["best"]), (last, ["last"])]:
-                artifact = self._wandb.Artifact(f"model-{self._run.id}", "model")
-                artifact.add_file(str(path), name="checkpoint.pt")
-                self._run.log_artifact(artifact, aliases=aliases)
         with self._limited():
+            with _said("the checkpoints are not there"):
+                self._keep_checkpoints()
             self._run.finish()
         self._online.clear()
+
+    def _keep_checkpoints(self) -> None:
+        best, last = (self._folder / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
+        same = filecmp.cmp(best, last, shallow=False)
+        for path, aliases in [(best, ["best", "last"])] if same else [(best, ["best"]), (last, ["last"])]:
+            artifact = self._wandb.Artifact(f"model-{self._run.id}", "model")
+            artifact.add_file(str(path), name="checkpoint.pt")
+            self._run.log_artifact(artifact, aliases=aliases)
 
     def let_go(self) -> None:
         """Have wandb leave this process."""
