@@ -60,12 +60,12 @@ def _stops_nothing(method: Method[P]) -> Method[P]:
 
     @wraps(method)
     def guarded(self: "WeightsAndBiases", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.failed:
+        if self.off:
             return
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            self.failed = True
+            self.off = True
             print(f"W&B has failed ({reason(error)}); the run goes on without")
             self.let_go()
 
@@ -76,7 +76,7 @@ class WeightsAndBiases:
     """The W&B run that gets what a run's folder gets: online where there is a key and a server that takes it."""
 
     def __init__(self, run: Path, config: dict[str, Any], manifest: Manifest) -> None:
-        self.failed, self._folder = False, run
+        self.off, self._folder = False, run
         self._wandb: Any = None
         self._run: Any = None
         self._online = list[Path]()  # the folder of what may not have been sent
@@ -86,6 +86,9 @@ class WeightsAndBiases:
     def _begin(self, config: dict[str, Any], manifest: Manifest) -> None:
         self._wandb = wandb = import_wandb()
         settings = wandb.setup().settings
+        if settings.mode == "disabled":
+            self.off = True
+            return
         path = self._folder / "wandb-id"  # made once, so that a resumed run goes on as the same one
         own = settings.run_id or (path.read_text() if path.exists() else secrets.token_hex(4))
         write_bytes(path, own.encode())
@@ -101,7 +104,8 @@ class WeightsAndBiases:
         except wandb.Error as error:
             if mode != "online":
                 raise
-            mode, why = "offline", f"no answer of {settings.base_url} to work with ({reason(error)})"
+            said = reason(error).rpartition(": ")[2]
+            mode, why = "offline", f"no run could begin at {settings.base_url} ({said})"
             wandb.teardown()  # else the service would go on with the run that it could not begin
             import_wandb()
             self._run = wandb.init(mode=mode, **about)
