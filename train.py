@@ -328,7 +328,7 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
                         report.stopped(training.step, steps, signal.Signals(stopped))
                     return stopped
     if report:
-        report.finish(checkpoints.folder / "best.pt")
+        report.finish()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""python -m tracking report | compare: the pages of runs."""
+"""python -m tracking report | compare | workspace: pages of runs, and a view of a project at Weights & Biases."""
 
 from pathlib import Path
 
@@ -39,6 +39,18 @@ def compare(runs: Positional[tuple[Path, ...]], out: Path = Path("compare.html")
         )
     write_comparison(runs, out)
     print(f"page: {out}")
+
+
+@app.command
+def workspace(project: Positional[str]) -> None:
+    """Save a view of a project at Weights & Biases: what runs log, plotted in a sensible order.
+
+    Args:
+        project: ENTITY/PROJECT, as in the address of the project
+    """
+    from tracking.workspace import save_workspace  # the other commands do without W&B
+
+    print(f"view: {save_workspace(project)}")
 
 
 if __name__ == "__main__":

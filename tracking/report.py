@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -73,7 +74,7 @@ class Report:
         if not any("val/epoch" in line for line in lines):
             (self._pictures / "chosen.json").unlink(missing_ok=True)
         self._environment = Environment(run, defaults, step, loader)
-        self._wandb = WeightsAndBiases(run, config) if wandb else None
+        self._wandb = WeightsAndBiases(run, config, loader.dataset.manifest) if wandb else None
         self._paged = -math.inf
 
     def progress(self, loader: Loader, done: int) -> Iterator[Batch]:
@@ -92,7 +93,7 @@ class Report:
         numbers |= {"grad_norm": norm, "learning_rate": learning_rate}
         rates = {"samples_per_second": stats.samples_per_second * self._world_size}
         busy = {f"{stage}_busy": share for stage, share in stats.busy.items()}
-        self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy)
+        self._log(step, "train", numbers | rates | {"waiting_share": stats.waiting_share} | busy | _gpu())
 
     def chosen(self, rows: NDArray[np.int64]) -> dict[str, list[int]]:
         """Return rows of the samples to draw: the best, the typical and the worst of the first validation, FEW of each.
@@ -128,13 +129,13 @@ class Report:
         """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
         said = f"stopped by {by.name} at step {step} of {steps}, which is saved; to go on:"
         print(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
-        self.finish(self._run / "checkpoints" / "best.pt")
+        self.finish()
 
-    def finish(self, best: Path) -> None:
-        """End the run, whose best checkpoint is `best`."""
+    def finish(self) -> None:
+        """End the run: its checkpoints are written."""
         self._write_page()
         if self._wandb:
-            self._wandb.finish(best)
+            self._wandb.finish()
 
     def _write_page(self) -> None:
         """Write report.html. A run does not end for its sake, unless the disk is full."""
@@ -156,3 +157,13 @@ class Report:
             file.write(json.dumps({"step": step, **known}, allow_nan=False) + "\n")
         if self._wandb:
             self._wandb.log(named, step)
+
+
+def _gpu() -> dict[str, float]:
+    """Return how much memory tensors have taken at most, in GiB, and how busy the GPU is; nothing if none is in use."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # stub lacks it
+        return {}
+    found = {"gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
+    with suppress(Exception):  # of NVML, which not every machine with CUDA lets one ask; none of it waits for the GPU
+        found["gpu_utilisation"] = torch.cuda.utilization() / 100
+    return found
