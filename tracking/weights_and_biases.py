@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -110,7 +111,7 @@ class WeightsAndBiases:
                 raise
             said = reason(error).rpartition(": ")[2]
             mode, why = "offline", f"no run could begin at {settings.base_url} ({said})"
-            wandb.teardown()  # else the service would go on with the run that it could not begin
+            self._end_service()  # else it would go on with the run that it could not begin
             import_wandb()
             self._run = wandb.init(mode=mode, **about)
         if mode == "online":
@@ -136,7 +137,7 @@ class WeightsAndBiases:
         wandb's own limit at the end of a run holds only if the service is not busy asking a server that is gone.
         """
         seconds = self._run.settings.finish_timeout + 5
-        watchdog = Timer(seconds, self._wandb.setup()._connection._proc._process.kill)
+        watchdog = Timer(seconds, self._service.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -188,12 +189,25 @@ class WeightsAndBiases:
             artifact.add_file(str(path), name="checkpoint.pt")
             self._run.log_artifact(artifact, aliases=aliases)
 
+    @property
+    def _service(self) -> subprocess.Popen[bytes]:
+        """wandb's own process, which does the talking."""
+        process: subprocess.Popen[bytes] = self._wandb.setup()._connection._proc._process
+        return process
+
+    def _end_service(self) -> None:
+        with suppress(Exception):
+            self._service.kill()  # it would ask a server that is gone until it is told to stop, and not listen
+        with suppress(Exception, SystemExit):
+            self._wandb.teardown()  # else it would be tried when this process ends, and be a traceback then
+
     def let_go(self) -> None:
         """Have wandb leave this process."""
         with suppress(Exception):
+            self._service.kill()
+        with suppress(Exception):
             self._run.finish()  # which first of all gives stdout and stderr back
-        with suppress(Exception, SystemExit):
-            self._wandb.teardown()  # else it would be tried when the process ends, and be a traceback then
+        self._end_service()
 
 
 def _find_room(folder: Path) -> None:
