@@ -203,7 +203,7 @@ def test_commands_stand_in_blocks_that_are_run_and_make_targets_exist(page: Path
 def test_every_option_on_the_pages_exists(tmp_path: Path) -> None:
     commands = {
         "shards": ("compose", "convert", "index", "depth", "merge", "verify", "show", "export"),
-        "tracking": ("report", "compare"),
+        "tracking": ("report", "compare", "workspace"),
     }
     lines = [["-m", package, one] for package, some in commands.items() for one in some]
     lines += [[str(ROOT / f"{one}.py")] for one in ("train", "evaluate", "predict")]

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +29,8 @@ ENVIRONMENT = {
     "WANDB_ERROR_REPORTING": "false",  # else a process that ends waits for a server that does not answer
 }
 """What wandb is told where the environment says nothing else; by itself it may wait for ever."""
+SOON = 5.0
+"""seconds in which a service ends that can"""
 P = ParamSpec("P")
 Method = Callable[Concatenate["WeightsAndBiases", P], None]
 
@@ -131,13 +132,12 @@ class WeightsAndBiases:
         self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     @contextmanager
-    def _limited(self) -> Iterator[None]:
-        """Kill wandb's service if what is done within takes too long, so that it fails.
+    def _limited(self, seconds: float) -> Iterator[None]:
+        """Kill wandb's service if what is done within takes longer, so that it fails.
 
         wandb's own limit at the end of a run holds only if the service is not busy asking a server that is gone.
         """
-        seconds = self._run.settings.finish_timeout + 5
-        watchdog = Timer(seconds, self._service.kill)
+        watchdog = Timer(seconds, self._wandb.setup()._connection._proc._process.kill)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -149,9 +149,14 @@ class WeightsAndBiases:
         finally:
             watchdog.cancel()
 
+    @property
+    def _patience(self) -> float:
+        """Seconds that a service has which answers at all."""
+        return float(self._wandb.setup().settings.finish_timeout) + 5
+
     @_stops_nothing
     def log(self, numbers: dict[str, float], step: int) -> None:
-        with self._limited():
+        with self._limited(self._patience):
             self._run.log(numbers, step=step)
 
     @_stops_nothing
@@ -171,7 +176,7 @@ class WeightsAndBiases:
 
     @_stops_nothing
     def _finish(self) -> None:
-        with self._limited():
+        with self._limited(self._patience):
             with _said("the checkpoints are not there"):
                 self._keep_checkpoints()
             self._run.finish()
@@ -189,25 +194,15 @@ class WeightsAndBiases:
             artifact.add_file(str(path), name="checkpoint.pt")
             self._run.log_artifact(artifact, aliases=aliases)
 
-    @property
-    def _service(self) -> subprocess.Popen[bytes]:
-        """wandb's own process, which does the talking."""
-        process: subprocess.Popen[bytes] = self._wandb.setup()._connection._proc._process
-        return process
-
-    def _end_service(self) -> None:
-        with suppress(Exception):
-            self._service.kill()  # it would ask a server that is gone until it is told to stop, and not listen
-        with suppress(Exception, SystemExit):
-            self._wandb.teardown()  # else it would be tried when this process ends, and be a traceback then
-
     def let_go(self) -> None:
         """Have wandb leave this process."""
-        with suppress(Exception):
-            self._service.kill()
-        with suppress(Exception):
+        with suppress(Exception), self._limited(SOON):
             self._run.finish()  # which first of all gives stdout and stderr back
         self._end_service()
+
+    def _end_service(self) -> None:
+        with suppress(Exception, SystemExit), self._limited(SOON):
+            self._wandb.teardown()  # else it would be tried when this process ends, and be a traceback then
 
 
 def _find_room(folder: Path) -> None:
