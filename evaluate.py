@@ -17,8 +17,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-# As in train.py: before PyTorch loads OpenMP, whose threads else wait by spinning.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# As in train.py: before PyTorch loads OpenMP, whose threads else spin for long where they wait for each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-# As in train.py: before PyTorch loads OpenMP, whose threads else wait by spinning.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# As in train.py: before PyTorch loads OpenMP, whose threads else spin for long where they wait for each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-# Before PyTorch loads OpenMP, whose threads else wait by spinning: beside other busy processes they wait for threads
-# that cannot run because they spin (bench/LOG.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before PyTorch loads OpenMP, whose threads else spin for some 15 ms where they wait for each other: beside other busy
+# processes they keep those from running that they wait for (bench/LOG.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 import torch.distributed as dist

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py does: several tests run at a time
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several tests run at a time
 
 import pytest
 from hypothesis import settings
