@@ -33,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 from checkpoint import PREDICTED, Architecture, Checkpoints, Device, Training, make_model
 from evaluate import Errors, draw, evaluate
 from model.compiled import compiled
-from model.losses import Objective, depth_loss, mask_loss
+from model.losses import LEAST, Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
@@ -140,7 +140,7 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     loader = Loader(config.loader, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     manifest = loader.dataset.manifest
     _refuse_untrainable(config, list(manifest.components))
-    _refuse_single_values(config, loader)
+    _refuse_too_small(config, loader)
     statistics = asdict(manifest.statistics["fg_bg"])
     model = make_model(config.architecture, config.unet, manifest.components.keys(), ranks.device, **statistics)
     # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
@@ -168,12 +168,15 @@ def _refuse_untrainable(config: TrainConfig, components: list[str]) -> None:
         raise InputError(f"{data}: --architecture seed needs {', '.join(lacks)} too. Use --architecture unet.")
 
 
-def _refuse_single_values(config: TrainConfig, loader: Loader) -> None:
-    """Batch norm has no statistics of a single value a channel: of one sample whose features are one pixel."""
+def _refuse_too_small(config: TrainConfig, loader: Loader) -> None:
     height, width = (config.loader.size,) * 2 if config.loader.size else loader.dataset.manifest.image_size
+    if min(height, width) < LEAST:
+        raise InputError(
+            f"images of {height}x{width} pixels: at least {LEAST} each way are needed. Use a larger --size."
+        )
     pixels = -(-height // 2**config.unet.levels) * -(-width // 2**config.unet.levels)
     if config.architecture == "unet" and loader.order.smallest * pixels == 1:
-        raise InputError(
+        raise InputError(  # of which batch norm has no variance
             f"--batch-size {config.loader.batch_size} leaves a rank a single sample, and --levels {config.unet.levels} "
             f"a single pixel of {height}x{width}: too little for batch norm. Use a larger batch or fewer levels."
         )

@@ -16,6 +16,8 @@ _Compare = Callable[[Tensor, Tensor], Tensor]
 
 _TERM = re.compile(r"\s*((?P<weight>\d+(\.\d*)?|\.\d+)\s*\*)?\s*(?P<name>\w+)\s*")
 _SIGMA, _RADIUS = 1.5, 5  # Wang et al. 2004: a Gaussian window of 11 x 11 pixels, standard deviation 1.5 pixels
+LEAST = _RADIUS + 1
+"""height and width in pixels that `ssim` needs at least, and with it losses and metrics"""
 
 
 def unit_range(stored: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ def window(size: int, device: torch.device) -> Tensor:
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     """Return the structural similarity of each image (Wang et al. 2004, eq. 13), float32 (N,), -1..1, 1 where equal.
 
-    prediction, target: float (N, 1, H, W) in 0..1, H and W at least 6.
+    prediction, target: float (N, 1, H, W) in 0..1, H and W at least LEAST.
     """
     # Two small matrix products a map, because on a CPU torchmetrics' 11 x 11 convolution takes longer than the rest of
     # a training step. In float32, because the variances below are small differences.

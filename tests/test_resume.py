@@ -201,10 +201,22 @@ def test_a_run_goes_on_in_another_precision(run: Path, tmp_path: Path) -> None:
     assert state(run)["step"] == epochs * STEPS
 
 
-def test_a_batch_of_single_values_is_refused_at_once(dataset: Path, tmp_path: Path) -> None:
-    ended = train(tmp_path, "--data", dataset, *SMALL, "--size", 4, "--batch-size", 1)
+@pytest.mark.parametrize(
+    ("small", "said"),
+    [
+        (
+            ["--size", 8, "--levels", 3, "--batch-size", 1],
+            "a rank a single sample, and --levels 3 a single pixel of 8x8",
+        ),
+        (["--size", 5], "images of 5x5 pixels: at least 6"),
+    ],
+)
+def test_what_is_too_small_to_train_on_is_refused_at_once(
+    small: list[object], said: str, dataset: Path, tmp_path: Path
+) -> None:
+    ended = train(tmp_path, "--data", dataset, *SMALL, *small)
     assert ended.code == 2
-    assert "--batch-size 1 leaves a rank a single sample, and --levels 2 a single pixel of 4x4" in ended.said
+    assert said in ended.said
 
 
 def test_a_full_disk_is_told_in_one_line_and_costs_nothing_that_was_saved(whole: Path, tmp_path: Path) -> None:
