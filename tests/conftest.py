@@ -9,13 +9,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # several tests run at a ti
 import pytest
 from hypothesis import settings
 from small_data import ONE_WORKER, SIZE, Drawn, built, compose_config, convert
+from trainings import options_for, trained
 
 from demo.draw import draw_data
 from shards.ingest.compose import plan_composition
 from shards.inspect.export import export
 
-LONG = ("test_gpu_dry", "test_train", "test_cluster", "test_readme")
-"""Files that take a minute or more. They come first, so that at the end no worker is left alone with one."""
+LONG = ("test_gpu_dry", "test_cluster", "test_readme", "test_resume", "test_stopping", "test_wandb")
+"""Files that take half a minute or more. They come first, so that at the end no worker is left alone with one."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,6 +49,20 @@ def dataset(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("converted") / "dataset"
     convert([folders], out)
     return out
+
+
+@pytest.fixture(scope="session")
+def options(dataset: Path) -> list[object]:
+    """Those of a small training."""
+    return options_for(dataset)
+
+
+@pytest.fixture(scope="session")
+def whole(options: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of one rank that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    trained(folder, *options, "--out", "run")
+    return folder / "run"
 
 
 @pytest.fixture

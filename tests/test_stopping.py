@@ -13,26 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ROOT, Command, Ended
-from test_resume import EPOCHS, SMALL, STEPS, begin, logged, same_weights, state, steps_saved, told, train, trained
+from trainings import CPU, EPOCHS, SMALL, STEPS, begin, logged, same_weights, state, steps_saved, told, train, trained
 
 from checkpoint import load_model
 from evaluate import evaluate
 from pipeline.loader import Loader, LoaderConfig
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def options(dataset: Path) -> list[object]:
-    return ["--data", dataset, *SMALL, "--epochs", EPOCHS, "--save-every", 4, "--keep", 99, "--log-every", 5]
-
-
-@pytest.fixture(scope="module")
-def whole(options: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one rank that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole")
-    trained(folder, *options, "--out", "run")
-    return folder / "run"
 
 
 def under_way(command: Command, run: Path, steps: int) -> Command:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_resume import train
+from trainings import train
 
 import checkpoint
 from model.unet import UNetConfig
