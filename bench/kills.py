@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,28 +50,34 @@ class KillsConfig:
 
 
 def begin(config: KillsConfig, ranks: int, run: Path) -> subprocess.Popen[bytes]:
-    """Begin a training, or go on with it, in a session of its own."""
+    """Begin a training, or go on with it."""
     launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     what = ["--data", str(config.data), "--epochs", str(config.epochs), "--out", str(run)]
     variables, said = os.environ | {"OMP_NUM_THREADS": "1"}, subprocess.DEVNULL
     command = [sys.executable, *launcher, str(ROOT / "train.py"), *what, *OPTIONS]
-    return subprocess.Popen(command, env=variables, stdout=said, stderr=said, start_new_session=True)
+    return subprocess.Popen(command, env=variables, stdout=said, stderr=said)
 
 
-def processes(session: int) -> list[int]:
-    """Return the processes of a session."""
-    found = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False)
+def processes(run: Path) -> list[int]:
+    """Return the processes that train in the folder `run`: torchrun's ranks have sessions of their own."""
+    found = subprocess.run(["pgrep", "-f", "--", f"--out {run} "], capture_output=True, text=True)
     return [int(pid) for pid in found.stdout.split()]
 
 
-def kill(process: subprocess.Popen[bytes], chance: random.Random) -> None:
+def kill(run: Path, process: subprocess.Popen[bytes], chance: random.Random) -> None:
     """Kill all processes of a training, or one of them and, when that has had its effect, the rest."""
-    pids = processes(process.pid)
-    if pids and chance.random() < 0.5:
-        os.kill(chance.choice(pids), signal.SIGKILL)
+    if chance.random() < 0.5:
+        _kill(chance.sample(processes(run), 1))
         time.sleep(chance.uniform(0, 3))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    while left := processes(run):
+        _kill(left)
+        process.wait()
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def steps_saved(run: Path) -> int:
@@ -106,7 +113,7 @@ def campaign(config: KillsConfig, ranks: int, work: Path, chance: random.Random)
                 process.wait()
             if process.poll() is not None:
                 break
-            kill(process, chance)
+            kill(run, process, chance)
             writing = any(run.rglob(f"{PARTIAL}*"))
             struck["while writing" if writing else "in training" if steps_saved(run) > before else "before a step"] += 1
         ended.append(process.returncode == 0 and same(run, whole))

@@ -92,6 +92,15 @@ def test_several_ranks_of_slurm_train_one_run(of_two_ranks: Path) -> None:
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(5, EPOCHS * STEPS + 1, 5))
 
 
+def test_two_ranks_that_were_stopped_end_as_two_that_were_not(
+    options: list[object], of_two_ranks: Path, tmp_path: Path
+) -> None:
+    both = ranks_of_slurm(tmp_path, *options, "--out", "run")
+    assert [command.ended().code for command in both] == [0, 0]
+    assert same_weights(of_two_ranks, tmp_path / "run")
+    assert told(of_two_ranks) == told(tmp_path / "run")
+
+
 def test_validation_on_ranks_measures_the_network_that_is_saved(of_two_ranks: Path, dataset: Path) -> None:
     model, _ = load_model(of_two_ranks / "checkpoints" / "last.pt", CPU)
     with Loader(LoaderConfig(data=dataset, split="val", size=32, batch_size=8, shuffle=False)) as loader:
