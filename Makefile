@@ -8,7 +8,7 @@ WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, 1 + os.cpu_count()))")
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
-	@echo "make test    all tests (4 minutes on 2 cores, after the install)"
+	@echo "make test    all tests (7 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make bench-making   converting beside decoding alone and GNU tar, composing beside encoding alone (10 minutes, 4 GB)"

@@ -58,18 +58,21 @@ def begin(config: KillsConfig, ranks: int, run: Path) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, env=variables, stdout=said, stderr=said)
 
 
-def processes(run: Path) -> list[int]:
-    """Return the processes that train in the folder `run`: torchrun's ranks have sessions of their own."""
+def processes(run: Path, process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the processes that train in the folder `run`.
+
+    torchrun's ranks have sessions of their own, and torchrun a title that says nothing.
+    """
     found = subprocess.run(["pgrep", "-f", "--", f"--out {run} "], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split()]
+    return list({int(pid) for pid in found.stdout.split()} | ({process.pid} if process.poll() is None else set()))
 
 
 def kill(run: Path, process: subprocess.Popen[bytes], chance: random.Random) -> None:
     """Kill all processes of a training, or one of them and, when that has had its effect, the rest."""
     if chance.random() < 0.5:
-        _kill(chance.sample(processes(run), 1))
+        _kill(sorted(processes(run, process), key=lambda _: chance.random())[:1])
         time.sleep(chance.uniform(0, 3))
-    while left := processes(run):
+    while left := processes(run, process):
         _kill(left)
         process.wait()
 
