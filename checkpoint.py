@@ -237,10 +237,15 @@ def components_of(config: dict[str, Any]) -> list[str]:
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict on `device`, and the configuration it was trained with."""
     state = load(path, device)
+    return model_of(state, device), state["config"]
+
+
+def model_of(state: dict[str, Any], device: torch.device) -> nn.Module:
+    """Return the network of a checkpoint that is loaded, ready to predict on `device`."""
     config = state["config"]
     model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
     model.load_state_dict(state["model"])
-    return model.eval(), config
+    return model.eval()
 
 
 def refuse_other_data(path: Path, config: dict[str, Any], data: str | Path, manifest: Manifest) -> None:

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from checkpoint import Device, load, load_model, refuse_other_data, select_device
+from checkpoint import Device, load, model_of, refuse_other_data, select_device
 from model.metrics import MEANING, Metrics, per_sample
 from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
@@ -139,10 +139,10 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     use_cores()
     device = select_device(config.device)
-    model, trained = load_model(config.checkpoint, device)
+    state = load(config.checkpoint, device)
+    model, trained, step = model_of(state, device), state["config"], state["step"]
     data = config.data or trained["loader"]["data"]
     own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
-    step = load(config.checkpoint, torch.device("cpu"))["step"]
     run, splits = config.checkpoint.resolve().parent.parent, config.split.split(",")
     for split in splits:
         wanted = LoaderConfig(data=data, split=split, batch_size=config.batch_size, shuffle=False, **own)
