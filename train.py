@@ -42,6 +42,7 @@ from shards.errors import InputError, masked, report_errors
 from shards.format.manifest import Manifest, from_json
 from shards.format.schema import BY_NAME
 from shards.format.storage import LocalFolder, write_bytes
+from tracking.options import options
 from tracking.report import Report
 
 STOPPED = 75
@@ -369,23 +370,15 @@ def _config_of(run: Path) -> TrainConfig:
 
 def _refuse_other_options(config: TrainConfig) -> None:
     """Raise InputError if there is a run in `config.out` that was begun with other options."""
-    then, now = (_options(one.to_dict()) for one in (_config_of(config.out), config))
+    then, now = (options(one.to_dict()) for one in (_config_of(config.out), config))
     others = {name: value for name, value in now.items() if value != then[name]}
     if others:
-        began = ", ".join(f"--{name} {then[name]} then, {value} now" for name, value in others.items())
-        change = " ".join(f"--{name} {value}" for name, value in others.items())
+        began = ", ".join(f"{name} {then[name]} then, {value} now" for name, value in others.items())
+        change = " ".join(f"{name} {value}" for name, value in others.items())
         raise InputError(
             f"{config.out}: holds a run of other options ({began}). Name another --out, or go on with that run: "
             f"python train.py --resume {config.out}, with {change} if that is to change."
         )
-
-
-def _options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a configuration by their names on the command line, but for the run's folder."""
-    found = dict[str, Any]()
-    for name, value in config.items():
-        found |= _options(value) if isinstance(value, dict) else {name.replace("_", "-"): value}
-    return {name: value for name, value in found.items() if name not in ("out", "resume")}
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from shards.errors import InputError, masked
 from shards.format.storage import write_bytes
 from shards.inspect.html import LINE, SERIES, SOFT, data_uri, render, svg
 from tracking.grid import Grid
+from tracking.options import options
 
 _HERE = Path(__file__).parent
 LABELS = {
@@ -197,14 +198,8 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return options as the command line names and writes them, masked, but for where the run lies."""
-    found = dict[str, str]()
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found |= _flat(value)
-        elif name not in ("out", "resume"):
-            found[f"--{name.replace('_', '-')}"] = masked(str(value))
-    return found
+    """Return options as the command line names and writes them, masked."""
+    return {name: masked(str(value)) for name, value in options(config).items()}
 
 
 def write_report(folder: Path) -> Path:
