@@ -31,13 +31,13 @@ DALI = pytest.param("cpu", marks=pytest.mark.skipif(find_spec("nvidia") is None,
 DECODERS = ["portable", DALI]
 
 
-def loader(data: Path, rank: int = 0, world_size: int = 1, **options: Any) -> Loader:
+def loader(data: Path | str, rank: int = 0, world_size: int = 1, **options: Any) -> Loader:
     """One that takes damage as if it had been stored."""
     small: dict[str, Any] = {"decode": "portable", "size": 32, "batch_size": 16, "num_threads": 2, "check": "never"}
     return Loader(LoaderConfig(data=data, **small | options), rank=rank, world_size=world_size)
 
 
-def epoch(data: Path, **options: Any) -> list[Batch]:
+def epoch(data: Path | str, **options: Any) -> list[Batch]:
     with loader(data, **options) as opened:
         return list(opened)
 
