@@ -1,4 +1,4 @@
-"""Whether the tars on this machine are those that were written: their digests, compared beside the first epoch."""
+"""Whether the tars on this machine are those that were written: their digests, compared while an epoch is under way."""
 
 import hashlib
 import logging
@@ -36,12 +36,16 @@ class Digests:
         rank, ranks = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._dataset, self._numbers = dataset, numbers[rank % ranks :: ranks] if check != "never" else []
         self._memory = memory / "checked" if check == "once" else None
-        self._closed, self._wrong, self._thread = Event(), "", Thread(target=self._work, name="digests", daemon=True)
+        self._closed, self._wrong, self._thread = Event(), "", Thread()
+
+    def begin(self) -> None:
+        """Compare all that is not known to be right, or has been written to since."""
+        if self._numbers and not self._thread.is_alive():
+            self._thread = Thread(target=self._work, name="digests", daemon=True)
+            self._thread.start()
 
     def refuse_wrong(self, *, wait: bool) -> None:
         """Raise InputError if a tar has been found to be wrong; with `wait`, once all are compared."""
-        if self._numbers and not self._thread.ident:
-            self._thread.start()
         if wait and self._thread.is_alive():
             log.info("waiting until all shards are compared with their digests; --check never does without")
             self._thread.join()
@@ -59,22 +63,25 @@ class Digests:
         for number in self._numbers:
             tar, path = self._dataset.tars[number], self._dataset.tar_path(number)
             try:
+                name = _fingerprint(path.stat(), tar.sha256)
+                if not tar.sha256 or name in known:
+                    continue
                 with path.open("rb") as file:
-                    name = _fingerprint(file.fileno(), tar.sha256)
-                    found = tar.sha256 if name in known else digest(file.fileno(), self._closed)
+                    found = digest(file.fileno(), self._closed)
+            except FileNotFoundError:
+                continue  # it was there at the start: the reader has it open, or will tell
             except OSError as error:
                 self._wrong = f"{path}: cannot be read ({error}). Check the disk or network that it is on."
                 return
             if self._closed.is_set():
                 return
-            if tar.sha256 and found != tar.sha256:
+            if found != tar.sha256:
                 self._wrong = (
                     f"{path}: its digest is not the one in the manifest, so images in it are damaged. Copy it again, "
                     "or see with `python -m shards verify` what else is; --check never trains on it all the same."
                 )
                 return
-            if name not in known:
-                self._remember(name)
+            self._remember(name)
 
     def _recalled(self) -> set[str]:
         with suppress(OSError, RuntimeError):  # the latter if there is no home
@@ -104,8 +111,7 @@ def digest(descriptor: int, stopped: Event | None = None) -> str:
     return sha256.hexdigest()
 
 
-def _fingerprint(descriptor: int, sha256: str) -> str:
-    """Return what tells an open file with this digest from all others, and from itself once it is written to."""
-    stat = os.fstat(descriptor)
+def _fingerprint(stat: os.stat_result, sha256: str) -> str:
+    """Return what tells a file with this digest from all others, and from itself once it is written to."""
     named = f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {sha256}"
     return hashlib.sha256(named.encode()).hexdigest()[:16]

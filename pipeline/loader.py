@@ -119,6 +119,7 @@ class Loader(AbstractContextManager["Loader"]):
 
     def _iterate(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
         self._request_shards()
+        self._digests.begin()
         begun = (self._pool.submit(self._maker.make, epoch, step, self.rank) for step in range(first, len(self)))
         futures = deque(itertools.islice(begun, self._threads * self.config.prefetch))
         try:

@@ -149,6 +149,14 @@ def test_a_changed_bit_of_a_tar_ends_the_epoch_unless_none_is_checked(
             epoch(damaged, **options)
 
 
+def test_what_is_written_to_a_tar_between_two_epochs_is_found(damaged: Path, tmp_path: Path) -> None:
+    with loader(damaged, check="once", cache_dir=tmp_path) as opened:
+        list(opened)
+        flip(damaged / "shard-000002.tar", 3000)
+        with pytest.raises(InputError, match=r"shard-000002.tar: its digest"):
+            list(opened)
+
+
 def test_shards_that_were_exchanged_are_found(damaged: Path, tmp_path: Path) -> None:
     first, second = (damaged / f"shard-00000{number}.tar" for number in (1, 2))
     data = first.read_bytes(), second.read_bytes()
