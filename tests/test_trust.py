@@ -87,6 +87,7 @@ def test_another_index_gives_an_error_or_the_right_pixels(
         with loader(root, split="val", size=0, bank_mib=0, num_threads=1) as opened:
             found = list(opened)
             assert all(opened.dataset.key(row) for row in range(3))
+            assert len(set(opened.dataset.split("val").tolist())) == 15
     except InputError as error:
         assert str(root) in str(error) or "do not decode" in str(error)  # noqa: PT017 - or none, and the right pixels
     else:
