@@ -142,7 +142,8 @@ def main(config: EvaluateConfig) -> None:
     state = load(config.checkpoint, device)
     model, trained, step = model_of(state, device), state["config"], state["step"]
     data = config.data or trained["loader"]["data"]
-    own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
+    named = ("size", "cache_dir", "cache_limit", "check")
+    own = {name: value for name, value in trained["loader"].items() if name in named}
     run, splits = config.checkpoint.resolve().parent.parent, config.split.split(",")
     for split in splits:
         wanted = LoaderConfig(data=data, split=split, batch_size=config.batch_size, shuffle=False, **own)

@@ -53,10 +53,10 @@ class Digests:
             raise InputError(self._wrong)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, if its disk answers."""
         self._closed.set()
         if self._thread.ident:
-            self._thread.join()
+            self._thread.join(timeout=10)
 
     def _work(self) -> None:
         known = _found_right | self._recalled()
