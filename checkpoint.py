@@ -119,7 +119,9 @@ class Training:
                 if name != "scaler":
                     getattr(self, name).load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: of another network ({error}).") from error
+            raise InputError(
+                f"{path}: of another network. Go on with the run's own --architecture, --width, --levels and --blocks."
+            ) from error
         if state.get("scaler") and self.scaler.is_enabled():  # it has a state in fp16 only
             self.scaler.load_state_dict(state["scaler"])
         for name in _REST:  # which the first checkpoints do not have all of
@@ -229,9 +231,10 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # of as many kinds as there are ways to be damaged
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: damaged, or not a checkpoint of this project ({said}). Use another one.") from error
-    if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
-    return state
+    match state:
+        case {"model": dict(weights), "config": dict()} if all(map(torch.is_tensor, weights.values())):
+            return state
+    raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
 
 
 def components_of(config: dict[str, Any]) -> list[str]:
@@ -258,7 +261,7 @@ def model_of(path: Path, state: dict[str, Any], device: torch.device) -> nn.Modu
         model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
         model.load_state_dict(state["model"])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: of a network that this version does not know ({error}). Train again.") from error
+        raise InputError(f"{path}: of another network than it says, or than this version has. Train again.") from error
     return model.eval()
 
 

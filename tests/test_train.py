@@ -78,7 +78,7 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
     config = {"architecture": "unet", "unet": {}}
     for model, told in (
         ({"layer": 3}, "not a checkpoint"),
-        ({"layer": torch.ones(1)}, "of a network that this version"),
+        ({"layer": torch.ones(1)}, "of another network than it says"),
     ):
         torch.save({"model": model, "config": config}, tmp_path / "odd.pt")
         with pytest.raises(InputError, match=told):
