@@ -17,6 +17,7 @@ import signal
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -276,6 +277,9 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         checkpoints = stack.enter_context(Checkpoints(config.out, config.keep))
         if found := checkpoints.newest(ranks.device):
             training.load_state_dict(*found)
+        manifest = loader.dataset.manifest
+        data = sha256(manifest.to_json().encode()).hexdigest()[:12]
+        ranks.agree({"digest of the data set": data, "step to go on from": training.step})
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:
@@ -284,8 +288,7 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         validation = replace(config.loader, split="val", shuffle=False, decode=loader.decode)
         held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
         stack.enter_context(held_out)
-        manifest, saved = loader.dataset.manifest, _described(config, loader.dataset.manifest)
-        report = None
+        saved, report = _described(config, manifest), None
         if not ranks.rank:
             done, tracked = (training.step, training.validated), config.wandb == "auto"
             defaults = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict()
@@ -334,6 +337,20 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
     if report:
         report.finish()
     return 0
+
+
+def _decides(config: TrainConfig, ranks: Ranks) -> dict[str, object]:
+    """Return what must be the same on all ranks: options, but for those that each machine has its own of, and code."""
+    root = Path(__file__).parent
+    files = [
+        *root.glob("*.py"),
+        *(path for name in ("model", "pipeline", "shards") for path in root.glob(f"{name}/**/*.py")),
+    ]
+    code = sha256(b"".join(sha256(path.read_bytes()).digest() for path in sorted(files))).hexdigest()[:12]
+    own = ("--data", "--device", "--num-threads", "--cache-dir", "--cache-limit")
+    same = {name: value for name, value in options(config.to_dict()).items() if name not in own}
+    dtype = autocast_dtype(config.precision, ranks.device)
+    return same | {"--precision": dtype, "digest of the program": code, "PyTorch": torch.__version__}
 
 
 def _say_what_is_learned(config: TrainConfig, manifest: Manifest) -> None:
@@ -385,6 +402,7 @@ def main() -> int:
     config = parse_args()
     logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
+        ranks.agree(_decides(config, ranks))
         if not config.resume and Checkpoints(config.out, config.keep).exist():
             _refuse_other_options(config)
         if ranks.rank == 0:
