@@ -42,7 +42,7 @@ from ranks import Ranks, StopRequest, distributed, only_process
 from shards.errors import InputError, masked, report_errors
 from shards.format.manifest import Manifest, from_json
 from shards.format.schema import BY_NAME
-from shards.format.storage import LocalFolder, write_bytes
+from shards.format.storage import LocalFolder, refuse_url, write_bytes
 from tracking.options import options
 from tracking.report import Report
 
@@ -97,6 +97,7 @@ class TrainConfig:
         for name in ("epochs", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        refuse_url(self.out)
         if self.resume and self.out != self.resume:
             raise InputError(f"--resume {self.resume} goes on in that folder. Leave out --out {self.out}.")
         if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:

@@ -28,6 +28,7 @@ CPU = torch.device("cpu")
         (["--data", "nowhere"], "no data set here"),
         (["--data", "nowhere", "--mask-loss", "bec"], "'bec'"),
         (["--resume", "nowhere"], "no run to resume"),
+        (["--data", "nowhere", "--out", "s3://bucket/run"], "s3:/bucket/run: a URL"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
