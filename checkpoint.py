@@ -224,6 +224,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} is not as it was written")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if not all(map(torch.is_tensor, state["model"].values())):
+            raise TypeError("its weights are no tensors")
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint. A run keeps them as checkpoints/best.pt and last.pt.") from None
     except OSError as error:
@@ -231,10 +233,9 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # of as many kinds as there are ways to be damaged
         said = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: damaged, or not a checkpoint of this project ({said}). Use another one.") from error
-    match state:
-        case {"model": dict(weights), "config": dict()} if all(map(torch.is_tensor, weights.values())):
-            return state
-    raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
+    if not isinstance(state, dict) or "model" not in state or "config" not in state:
+        raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
+    return state
 
 
 def components_of(config: dict[str, Any]) -> list[str]:

@@ -118,8 +118,8 @@ def test_a_validation_that_was_cut_off_is_made_up_for(run: Path, whole: Path, tm
 
 
 def test_a_torn_line_of_the_log_is_dropped(run: Path, whole: Path, tmp_path: Path) -> None:
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 60, "train/lo')
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b'60\n{}\n\xff\0{"step": 60, "train/lo')
     trained(tmp_path, "--resume", "run", "--epochs", EPOCHS + 1)
     assert told(run)[: len(told(whole))] == told(whole)
 
