@@ -33,6 +33,7 @@ from ranks import use_cores
 from shards.errors import InputError, report_errors
 from shards.format.depth import DepthRange
 from shards.format.images import IMAGE_SUFFIXES, save_image
+from shards.format.storage import refuse_url
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor | None, size: int) -> dict[str, Tensor]:
@@ -116,6 +117,7 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> None:
     use_cores()
+    refuse_url(config.out)
     todo = pairs(config.fg_bg, config.bg)
     model, trained = load_model(config.checkpoint, select_device(config.device))
     components, depth_range = components_of(trained), DepthRange(**trained["depth"])

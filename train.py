@@ -17,6 +17,7 @@ import signal
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +42,7 @@ from ranks import Ranks, StopRequest, distributed, only_process
 from shards.errors import InputError, masked, report_errors
 from shards.format.manifest import Manifest, from_json
 from shards.format.schema import BY_NAME
-from shards.format.storage import LocalFolder, write_bytes
+from shards.format.storage import LocalFolder, refuse_url, write_bytes
 from tracking.options import options
 from tracking.report import Report
 
@@ -96,6 +97,7 @@ class TrainConfig:
         for name in ("epochs", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        refuse_url(self.out)
         if self.resume and self.out != self.resume:
             raise InputError(f"--resume {self.resume} goes on in that folder. Leave out --out {self.out}.")
         if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
@@ -276,6 +278,9 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         checkpoints = stack.enter_context(Checkpoints(config.out, config.keep))
         if found := checkpoints.newest(ranks.device):
             training.load_state_dict(*found)
+        manifest = loader.dataset.manifest
+        data = sha256(manifest.to_json().encode()).hexdigest()[:12]
+        ranks.agree({"digest of the data set": data, "step to go on from": training.step})
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:
@@ -284,8 +289,7 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         validation = replace(config.loader, split="val", shuffle=False, decode=loader.decode)
         held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
         stack.enter_context(held_out)
-        manifest, saved = loader.dataset.manifest, _described(config, loader.dataset.manifest)
-        report = None
+        saved, report = _described(config, manifest), None
         if not ranks.rank:
             done, tracked = (training.step, training.validated), config.wandb == "auto"
             defaults = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict()
@@ -334,6 +338,20 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
     if report:
         report.finish()
     return 0
+
+
+def _decides(config: TrainConfig, ranks: Ranks) -> dict[str, object]:
+    """Return what must be the same on all ranks: options, but for those that each machine has its own of, and code."""
+    root = Path(__file__).parent
+    files = [
+        *root.glob("*.py"),
+        *(path for name in ("model", "pipeline", "shards") for path in root.glob(f"{name}/**/*.py")),
+    ]
+    code = sha256(b"".join(sha256(path.read_bytes()).digest() for path in sorted(files))).hexdigest()[:12]
+    own = ("--data", "--device", "--num-threads", "--cache-dir", "--cache-limit")
+    same = {name: value for name, value in options(config.to_dict()).items() if name not in own}
+    dtype = autocast_dtype(config.precision, ranks.device)
+    return same | {"--precision": dtype, "digest of the program": code, "PyTorch": torch.__version__}
 
 
 def _say_what_is_learned(config: TrainConfig, manifest: Manifest) -> None:
@@ -385,6 +403,7 @@ def main() -> int:
     config = parse_args()
     logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
+        ranks.agree(_decides(config, ranks))
         if not config.resume and Checkpoints(config.out, config.keep).exist():
             _refuse_other_options(config)
         if ranks.rank == 0:

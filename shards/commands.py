@@ -15,7 +15,7 @@ from shards.errors import InputError, report_errors
 from shards.format.dataset import open_dataset
 from shards.format.depth import ExistingDepthConfig
 from shards.format.splits import SplitConfig
-from shards.format.storage import LocalFolder, folder_at
+from shards.format.storage import LocalFolder, folder_at, refuse_url
 from shards.ingest.compose import ComposeConfig, plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.depth import plan_depth
@@ -170,6 +170,7 @@ def export_files(dataset: Positional[str], out: Positional[Path], run: RunConfig
         dataset: folder or URL that holds the data set
         out: folder to write
     """
+    refuse_url(out)
     with open_dataset(folder_at(dataset)) as opened:
         export(opened, out, run)
         manifest = opened.manifest

@@ -6,6 +6,7 @@ import tyro
 from tyro.conf import Positional
 
 from shards.errors import InputError, report_errors
+from shards.format.storage import refuse_url
 
 app = tyro.extras.SubcommandApp()
 
@@ -37,6 +38,7 @@ def compare(runs: Positional[tuple[Path, ...]], out: Path = Path("compare.html")
         raise InputError(
             "compare needs the folders of at least two runs. The page of one is report.html in its folder."
         )
+    refuse_url(out)
     write_comparison(runs, out)
     print(f"page: {out}")
 

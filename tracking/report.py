@@ -35,10 +35,10 @@ PAGE_EVERY = 30.0
 def logged(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl, none if there is none; without those that are torn."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError):
             found.append(json.loads(line))
-    return found
+    return [line for line in found if isinstance(line, dict) and "step" in line]
 
 
 class Report:
