@@ -34,16 +34,16 @@ def until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None"
         time.sleep(0.001)
 
 
-def living(session: int) -> list[str]:
+def living(session: int) -> list[int]:
     """The processes of a session that have not ended (field 6 of /proc/PID/stat; Z has ended)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, _, fields = path.read_text().rpartition(")")
+            _, _, fields = path.read_text().rpartition(")")
         except OSError:
             continue
         state, _, _, its_session, *_ = fields.split()
-        found += [name] if int(its_session) == session and state != "Z" else []
+        found += [int(path.parent.name)] if int(its_session) == session and state != "Z" else []
     return found
 
 
@@ -74,6 +74,21 @@ def test_a_killed_conversion_goes_on_to_the_same_bytes(folders: Path, whole: Pat
     next(out.glob(".work/*.npz")).unlink()  # what a kill between a shard and its record leaves
     subprocess.run(command("convert", folders, out, *TINY_SHARDS), check=True, capture_output=True)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_ctrl_c_twice_ends_all_processes_soon_and_in_one_line(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begin = command("convert", folders, out, *TINY_SHARDS)
+    with subprocess.Popen(begin, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: any(out.glob(".work/*.npz")), process)
+        mapped = [Path(f"/proc/{pid}/maps").read_text() for pid in living(process.pid)]
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.05)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said.count("\n"), living(process.pid)) == (130, 1, [])
+    assert not any("/dev/shm/sem." in one for one in mapped), "they would stay if all were killed"
 
 
 def test_a_finished_data_set_is_left_as_it_is(folders: Path, damaged: Path) -> None:
