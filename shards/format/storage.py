@@ -148,6 +148,11 @@ class LocalFolder:
         with (self.path / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def holds(self, name: str, size: int | None, sha256: str) -> bool:
+        """Tell whether a file is there and, as far as that costs no download, of this size, if given, and digest."""
+        path = self.path / name
+        return path.is_file() and size in (None, path.stat().st_size) and self.sha256(name) == sha256
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -233,6 +238,12 @@ class RemoteFolder:
 
     def sha256(self, name: str) -> str:
         return hashlib.sha256(self.read(name)).hexdigest()
+
+    def holds(self, name: str, size: int | None, sha256: str) -> bool:
+        with self._asked(name) as (files, path), suppress(FileNotFoundError):
+            found = files.info(path)
+            return size in (None, found["size"])
+        return False
 
     def write(self, name: str, data: bytes) -> None:
         with self._asked(name) as (files, path):
