@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a build ends with the same bytes; a full disk is one line."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from shards.build import assemble
 from shards.build.build import merge
 from shards.errors import InputError
 from shards.format.manifest import Manifest
-from shards.format.storage import LocalFolder
+from shards.format.storage import LocalFolder, write_bytes
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.job import Job
 
@@ -250,13 +251,24 @@ def test_one_that_a_version_without_its_command_made_is_refused(messy: Path, dam
         convert([messy], damaged, again=True)
 
 
+def test_a_file_takes_the_place_of_files_alone(tmp_path: Path) -> None:
+    """And not of /dev/full."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(InputError, match=f"^{path}: no file but a folder, a pipe or a device"):
+            write_bytes(path, b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")
 def test_a_full_disk_is_one_line_and_can_be_gone_on_from(folders: Path, tmp_path: Path) -> None:
     convert_it = command("convert", folders, tmp_path / "out", "--workers", "1")
     limited = ["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *convert_it]
     failed = subprocess.run(limited, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: [Errno 27] File too large")
+    assert re.match(
+        r"error: .*/out/shard-00000\d\.tar: the disk is full, or a limit .* and run again\.\n", failed.stderr
+    )
     assert failed.stderr.count("\n") == 1
     assert not list((tmp_path / "out").glob("*.tar"))
     subprocess.run(convert_it, check=True, capture_output=True)

@@ -1,7 +1,6 @@
 """A folder, on a disk or at a URL. Nothing is half written: files appear under their name only when they are whole."""
 
 import asyncio
-import errno
 import hashlib
 import logging
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from shards.errors import MASK, InputError, masked
+from shards.errors import DISK_FULL, MASK, InputError, masked
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +37,6 @@ LARGEST = 1 << 29
 _PIECE = 1 << 16
 """bytes: most images in one piece"""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 FileRange = tuple[str, int, int | None]
 """name of a file, offset and size in bytes; without a size it is all that follows"""
 
@@ -48,8 +45,11 @@ FileRange = tuple[str, int, int | None]
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is flushed and takes the name `path`, else it goes.
 
-    The temporary name keeps the extension, because Pillow chooses the format by it.
+    The temporary name keeps the extension, because Pillow chooses the format by it. Raises InputError if there is
+    something else than a file, which a file would take the place of.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: no file but a folder, a pipe or a device. Name a file to write.")
     temporary = path.with_name(f"{PARTIAL}{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with naming(path):
@@ -67,7 +67,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             error.filename = error.filename or str(path)
         raise
 
@@ -381,7 +381,7 @@ def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None
     status = _status(error)
     if isinstance(error, ImportError):
         return f"{url}: a package is missing: {error}."
-    if path and isinstance(error, OSError) and error.errno in _FULL:
+    if path and isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
             f"{path.parent}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, lower "
             "--cache-limit, or use another disk: --cache-dir or TMPDIR."
