@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_data import TREES, begun, contents, convert, division, flip
 
 from shards.build import assemble
 from shards.build.build import merge
 from shards.errors import InputError
+from shards.format.images import save_image
 from shards.format.manifest import Manifest
 from shards.format.storage import LocalFolder, write_bytes
 from shards.ingest.convert import ConvertConfig, plan_conversion
@@ -254,10 +256,14 @@ def test_one_that_a_version_without_its_command_made_is_refused(messy: Path, dam
 def test_a_file_takes_the_place_of_files_alone(tmp_path: Path) -> None:
     """And not of /dev/full."""
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(InputError, match=f"^{path}: no file but a folder, a pipe or a device"):
+    (tmp_path / "file").touch()
+    (tmp_path / "stdout").symlink_to("file")
+    for path in (tmp_path / "pipe", tmp_path / "stdout", tmp_path):
+        with pytest.raises(InputError, match=f"^{path}: no file but a link, a folder, a pipe or a device"):
             write_bytes(path, b"")
     assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(InputError, match=r"name: unknown file extension: .*\. End the name with \.png"):
+        save_image(tmp_path / "name", Image.new("L", (1, 1)))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")

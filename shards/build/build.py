@@ -32,6 +32,9 @@ from shards.ingest.job import Job, Plan, Unit
 
 FINGERPRINT, PLAN = f"{WORK}/fingerprint", f"{WORK}/plan"
 
+_AT_ONCE = 16
+"""Shards that are looked at together, for what is at a URL must be waited for."""
+
 M = TypeVar("M", bound=Unit | ShardContents | Shard)
 """What has a record."""
 
@@ -191,7 +194,7 @@ def _missing(out: Folder, wanted: Sequence[M], finished: Callable[[Folder, bytes
     def is_missing(one: M) -> bool:
         return Path(_record(one)).name not in found or not finished(out, out.read(_record(one)))
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         return [one for one, missing in zip(wanted, pool.map(is_missing, wanted), strict=True) if missing]
 
 

@@ -206,9 +206,12 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def save_image(path: Path, image: Image.Image) -> None:
-    """Write an image in the format that its name says, whole or not at all."""
+    """Write an image in the format that its name says, whole or not at all. Raises InputError if that says none."""
     with replacing(path) as temporary:
-        image.save(temporary)
+        try:
+            image.save(temporary)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}. End the name with .png.") from error
 
 
 def scale_image(image: Image.Image, size: Size) -> Image.Image:

@@ -48,8 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name keeps the extension, because Pillow chooses the format by it. Raises InputError if there is
     something else than a file, which a file would take the place of.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: no file but a folder, a pipe or a device. Name a file to write.")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: no file but a link, a folder, a pipe or a device. Name a file to write.")
     temporary = path.with_name(f"{PARTIAL}{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with naming(path):
