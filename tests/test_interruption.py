@@ -92,7 +92,8 @@ def test_ctrl_c_twice_ends_all_processes_soon_and_in_one_line(folders: Path, tmp
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(0.05)
         _, said = process.communicate(timeout=20)
-    assert (process.returncode, said.count("\n")) == (130, 1)
+    assert process.returncode in (130, -signal.SIGINT)  # where the second came when it was all but over
+    assert said.count("\n") == 1
     until(lambda: not living(process.pid))
     assert not any("/dev/shm/sem." in one for one in mapped), "they would stay if all were killed"
 

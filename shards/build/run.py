@@ -1,8 +1,10 @@
 """Units of work on all cores of this machine or of a cluster, with a progress bar; none outlives its command."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -26,6 +28,9 @@ from shards.machine import cpu_count
 W = TypeVar("W", bound=Unit | ShardContents)
 """What is done at once, named as its shard is; its size is the samples that it counts in the progress bar."""
 R = TypeVar("R")
+
+_SIGNAL_AT_PARENTS_DEATH = 1
+"""PR_SET_PDEATHSIG of prctl"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +114,13 @@ def _started(do: Callable[[W], R], workers: int) -> Iterator[list[Any]]:
         for _ in range(workers):
             ours, theirs = context.Pipe()
             pipes.append(ours)
-            processes.append(context.Process(target=_work, args=(theirs, do), daemon=True))
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it
-            processes[-1].start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            process = context.Process(target=_work, args=(theirs, do), daemon=True)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the worker inherits it
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            processes.append(process)
             theirs.close()
         yield pipes
     finally:
@@ -132,6 +140,8 @@ def _work(pipe: Any, do: Callable[[W], R]) -> None:
     An orphan would write into the run that continues this one.
     """
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    if sys.platform == "linux":  # at once, for no thread runs while a large library is loaded
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGKILL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # there will be no more
         while True:
