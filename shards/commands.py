@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from shards.build.assemble import write_left_out
 from shards.build.build import BuildConfig, build_dataset, merge
 from shards.build.run import RunConfig
-from shards.errors import InputError, report_errors
+from shards.errors import InputError
 from shards.format.dataset import open_dataset
 from shards.format.depth import ExistingDepthConfig
 from shards.format.splits import SplitConfig
@@ -181,5 +181,4 @@ def export_files(dataset: Positional[str], out: Positional[Path], run: RunConfig
 def main() -> None:
     conf = tyro.conf
     config = (conf.OmitArgPrefixes, conf.DisallowNone, conf.FlagCreatePairsOff, conf.PositionalMetavarFromFieldName)
-    with report_errors():
-        app.cli(prog="python -m shards", config=config)
+    app.cli(prog="python -m shards", config=config)

@@ -1,5 +1,6 @@
 """What the user can mend, and how a command says it: one sentence, exit code 2, no traceback, no password."""
 
+import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import Any, cast
 
 MASK = "***"
 """what stands for a password or token"""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""numbers of errors that say that there is no more room"""
 _PASSWORD = re.compile(
     r"(\w:/+[^\s/:@\[]*:(?!\d*(?:[/?#]|$))"  # s3://key: but not http://host:80/
     r"|https?:/+(?=[^\s/:@\[]+@))"  # alone before the @ it may be a token
@@ -57,7 +60,11 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = str(error)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            limit = f"the disk is full, or a limit on it is reached ({error.strerror})"
+            said = f"{error.filename or 'a file'}: {limit}. Free some of it and run again."
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -44,8 +44,10 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     keys = np.concatenate([record.keys for record in kept])
     names, times = np.unique(keys, return_counts=True)
     if len(twice := names[times > 1]):
-        some = twice[0].decode()
-        raise InputError(f"{len(twice)} keys occur more than once, such as {some!r}. A key names one sample.")
+        ends = np.cumsum([len(record.keys) for record in kept])
+        tars = [kept[i].shard.name for i in np.searchsorted(ends, np.flatnonzero(keys == twice[0]), "right").tolist()]
+        said = f"{len(twice)} keys occur more than once, such as {twice[0].decode()!r} in {' and '.join(tars)}"
+        raise InputError(f"{stored}: {said}. A key names one sample: take one of the tars out, or rename its samples.")
     goal = plan.manifest
     made_from = {shard.name: shard.made_from for shard in goal.shards}
     shared_tar, shared = _write_shared(out, stored, kept, goal)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards.errors import InputError
-from shards.format.images import BadImage
+from shards.format.images import BadImage, read_image
 
 DepthFormat = Literal["jpg", "png", "png16"]
 STORED: dict[DepthFormat, tuple[str, int]] = {"jpg": ("jpg", 8), "png": ("png", 8), "png16": ("png", 16)}
@@ -97,13 +97,12 @@ class ExistingDepthConfig:
 def load_millimetres(path: Path) -> Image.Image:
     """Load a depth map that is a 16-bit PNG in millimetres. Raises BadImage if there is none or it is anything else."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode not in ("I;16", "I;16B", "I"):
-                raise BadImage("bad-depth", f"{path}: mode {image.mode}; it must be a 16-bit grey PNG in millimetres")
-            return Image.fromarray(np.asarray(image).astype(np.int32))
-    except (OSError, SyntaxError) as error:
-        raise BadImage("bad-depth", f"{path} cannot be read ({error})") from error
+        image = read_image(path)
+    except BadImage as bad:
+        raise BadImage("bad-depth", f"{path} cannot be read ({bad.detail})") from bad
+    if image.mode not in ("I;16", "I;16B", "I"):
+        raise BadImage("bad-depth", f"{path}: mode {image.mode}; it must be a 16-bit grey PNG in millimetres")
+    return Image.fromarray(np.asarray(image).astype(np.int32))
 
 
 def depth_image(depth: NDArray[np.float32], depth_range: DepthRange, bits: int = 8) -> Image.Image:

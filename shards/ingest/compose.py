@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from shards.errors import InputError
 from shards.format.depth import METRES, STORED, DepthFormat, load_millimetres
-from shards.format.images import BadImage, ImageFormat, LeftOut, encode_image, histogram, upright
+from shards.format.images import BadImage, ImageFormat, LeftOut, converted, encode_image, histogram, read_image, upright
 from shards.format.manifest import Encoding
 from shards.format.schema import BY_NAME, Sample, sample_key
 from shards.format.splits import COUNTED, DivisionConfig, unit_interval
@@ -157,12 +157,12 @@ def load_figure(path: Path) -> Image.Image:
     channel, of which the upper 8 are kept. Raises BadImage if there is no alpha, if nothing can be seen, or if one
     colour of 16 bits is transparent, which the upper 8 cannot tell from its neighbours.
     """
-    image = _loaded(path)
+    image = read_image(path)
     if not image.has_transparency_data:
         raise BadImage("no-alpha", f"mode {image.mode}; a cut-out needs an alpha channel")
     if "transparency" in image.info and image.format == "PNG" and path.read_bytes()[24] == 16:  # bits of a value
         raise BadImage("wide-alpha", "one colour of 16 bits per channel is transparent; save it with an alpha channel")
-    figure = upright(image).convert("RGBA")
+    figure = converted(upright(image), "RGBA")
     box = figure.getchannel("A").getbbox()
     if box is None:
         raise BadImage("empty-alpha", "all of it is transparent")
@@ -175,10 +175,10 @@ def load_background(path: Path, depth: Path | None, size: int, bits: int = 8) ->
     `bits` are of a value of the depth images that are to be made. Raises BadImage if either cannot be used.
     A JPEG of that size already is stored as it is, unless its EXIF data turns it: encoding it again would only lose.
     """
-    image = upright(_loaded(path))  # which has no format any more if it is turned
+    image = upright(read_image(path))  # which has no format any more if it is turned
     metres = _measured(depth / f"{path.stem}.png", image.size, size) if depth else None
     as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
-    fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(converted(image, "RGB"), (size, size), Image.Resampling.LANCZOS)
     data = path.read_bytes() if as_it_is else encode_image(fitted, "jpg", full_chroma=size < SIZE_2020)
     channels = (*Image.open(io.BytesIO(data)).convert("RGB").split(), Image.new("L", (size, size)))
     return Background(data, Image.merge("RGBX", channels), metres, bits)
@@ -200,15 +200,6 @@ def _measured(path: Path, framed: tuple[int, int], size: int) -> NDArray[np.floa
         for one in (values, np.float32(values > 0))
     )
     return np.where(known >= 0.5, total / np.maximum(known, 0.5), 0) * np.float32(1e-3)
-
-
-def _loaded(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage("not-an-image", str(error)) from error
 
 
 class Pasting(NamedTuple):

@@ -1,7 +1,7 @@
 """What the files of a data set are, told by some of each component that are looked at, and what becomes of all."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -132,14 +132,11 @@ _MODES = {
 }
 
 
-def look(component: str, data: bytes) -> Look | None:
-    """Look at an image: at the pixels of masks and depth, at the headers of others. None where it cannot be read."""
-    try:
-        opened = opened_file(data)
-        form, mode = str(opened.format or "NPY").lower(), opened.mode
-        image = pixels_of(opened) if component in ("mask", "depth") else opened
-    except BadImage:
-        return None
+def look(component: str, data: bytes) -> Look:
+    """Look at an image: at the pixels of masks and depth, at the headers of others. Raises BadImage."""
+    opened = opened_file(data)
+    form, mode = str(opened.format or "NPY").lower(), opened.mode
+    image = pixels_of(opened) if component in ("mask", "depth") else opened
     turn = turn_of(opened)
     seen = Look(
         form="jpg" if form == "jpeg" else form,
@@ -193,15 +190,20 @@ class Made(NamedTuple):
     notes: list[str]
 
 
-def plan_pixels(found: Mapping[str, Iterable[bytes]], config: PixelsConfig) -> Made:
+def plan_pixels(found: Mapping[str, Iterable[tuple[str, bytes | BadImage]]], config: PixelsConfig) -> Made:
     """Decide by some images of each component, `found`, what becomes of all. fg_bg must be among the components.
 
+    found: the path of each, for a person, and its bytes, or why they cannot be had.
     Raises InputError if that cannot be told, or if it would be of no use.
     """
-    every = {name: [look(name, data) for data in some] for name, some in found.items()}
-    looks = {name: _usable([one for one in some if one]) for name, some in every.items()}
-    if not looks["fg_bg"] or 2 * len(looks["fg_bg"]) < len(every["fg_bg"]):
-        raise InputError("most of the files found are no images; the globs (--component) match something else.")
+    bad = {name: list[str]() for name in found}
+    looks = {name: _usable(list(_looks(name, images, bad[name]))) for name, images in found.items()}
+    for name, some in looks.items():
+        if len(some) < len(bad[name]) and (name == "fg_bg" or not some):
+            raise InputError(
+                f"{name}: most of the files that were looked at are no images that can be read, such as "
+                f"{bad[name][0]}. Mend them; or say where others lie: --component {name}=GLOB."
+            )
     own = _common_size(looks["fg_bg"])
     size = (config.size, config.size) if config.size else own
     if not config.size:
@@ -230,6 +232,17 @@ def plan_pixels(found: Mapping[str, Iterable[bytes]], config: PixelsConfig) -> M
     )
     notes = [*(f"{name}: {text}" for name, text in converted.items()), *notes]
     return Made(makings, depth, storage if config.size or converted else None, notes)
+
+
+def _looks(name: str, some: Iterable[tuple[str, bytes | BadImage]], bad: list[str]) -> Iterator[Look]:
+    """Look at images; those that cannot be read join `bad`, with the reason."""
+    for path, data in some:
+        try:
+            if isinstance(data, BadImage):
+                raise data
+            yield look(name, data)
+        except BadImage as error:
+            bad.append(error.detail if path in error.detail else f"{path} ({error.detail})")
 
 
 def _usable(looks: list[Look]) -> list[Look]:

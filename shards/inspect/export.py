@@ -52,7 +52,7 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     own = [name for name in manifest.components if not (name == "bg" and backgrounds)]
     shards = map(dataset.contents, range(len(manifest.shards)))
     units = [_Unit(**vars(one), files=list(islice(files, one.size))) for one in shards]
-    resume(partial(_write_shard, own), units, folder, fingerprint, config)
+    resume(partial(_write_shard, own), units, folder, fingerprint, config, finished=lambda *_: True)
 
 
 def _files(folder: Folder, keys: list[str]) -> Iterator[PurePath]:

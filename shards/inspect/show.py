@@ -1,6 +1,5 @@
 """What a data set holds: in words, and as a contact sheet."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from shards.errors import InputError
 from shards.format.dataset import Dataset
-from shards.format.images import eight_bit, save_image
+from shards.format.images import BadImage, eight_bit, load_image, open_image, save_image
 from shards.format.manifest import Manifest
 from shards.format.storage import Folder
 
@@ -77,9 +76,10 @@ def pictures(dataset: Dataset, name: str, rows: NDArray[np.integer]) -> Iterator
     mode = "RGB" if dataset.manifest.components[name].channels == 3 else "L"
     for row, data in zip(rows, dataset.read(dataset.locate(name, rows)), strict=True):
         try:
-            yield eight_bit(Image.open(io.BytesIO(data))).convert(mode)
-        except (OSError, SyntaxError, ValueError) as error:
+            load_image(image := open_image(data))
+        except BadImage as bad:
             raise InputError(
-                f"{dataset.folder}: {name} of {dataset.key(int(row))} does not decode ({error}). "
+                f"{dataset.folder}: {name} of {dataset.key(int(row))} does not decode ({bad.detail}). "
                 f"`python -m shards verify {dataset.folder}` lists all that is damaged."
-            ) from error
+            ) from bad
+        yield eight_bit(image).convert(mode)
