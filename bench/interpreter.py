@@ -32,7 +32,7 @@ def python_time(config: LoaderConfig, rounds: int = 5) -> float:
     """Return microseconds of user time a sample, the median of so many epochs; one before them fills caches."""
     dataset = Dataset.open(Path(config.data))
     order = Order(samples=len(dataset.split(config.split)), batch_size=config.batch_size)
-    maker, times = BatchMaker(dataset, Reader(local_tars(dataset)), order, config, torch.device("cpu")), []
+    maker, times = BatchMaker(dataset, Reader(dataset, local_tars(dataset)), order, config, torch.device("cpu")), []
     maker.open_cache()
     for epoch in range(rounds + 1):
         begin = getrusage(RUSAGE_THREAD).ru_utime

@@ -115,10 +115,11 @@ class BatchMaker:
             batch = None
             while batch is None:
                 self._replace_bad(indices, epoch, positions)
+                renewals = self._reader.renewals
                 try:
                     batch = self._batch(decoder, indices)
                 except ValueError as error:
-                    self._find_bad(decoder, indices, error)
+                    self._find_bad(decoder, indices, renewals, error)
         if self._cache:
             self._cache.mark(indices)
         return batch
@@ -188,9 +189,16 @@ class BatchMaker:
             while int(indices[i]) in self.bad:
                 indices[i] = self._order.substitute(epoch, position, next(attempts))
 
-    def _find_bad(self, decoder: ImageDecoder, indices: Indices, error: ValueError) -> None:
-        """Find the samples of a batch that do not decode, and remember them."""
+    def _find_bad(self, decoder: ImageDecoder, indices: Indices, renewals: int, error: ValueError) -> None:
+        """Find the samples of a batch that do not decode, and remember them.
+
+        Not if a tar was renewed since there were `renewals`: what was read before may decode now.
+        """
         found = set(_failing_alone(indices, lambda some: self._images(decoder, some)))
+        places = (self._dataset.locate(name, self._rows[sorted(found)]) for name in self._components)
+        self._reader.renew({number for place in places for number in place.file.tolist()})
+        if self._reader.renewals > renewals:
+            return
         if not found:
             raise error
         for index in found - self.bad:
@@ -220,9 +228,13 @@ class BatchMaker:
 
         for first in range(0, component.shared, _CHUNK):
             bad += _failing(np.arange(first, min(first + _CHUNK, component.shared)), keep)
-        if len(bad) == component.shared:
+        renewals = self._reader.renewals
+        self._reader.renew(set(self._dataset.locate_shared(name, np.array(bad, np.int64)).file.tolist()))
+        if self._reader.renewals > renewals:
+            self._fill_bank(name, component)
+        elif len(bad) == component.shared:
             raise InputError(f"none of {len(bad)} shared images decodes. Check with `python -m shards verify`.")
-        if bad:
+        elif bad:
             have_it = np.isin(self._dataset.shared_number(name, self._rows), bad)
             self._remember(set(np.flatnonzero(have_it).tolist()))
 

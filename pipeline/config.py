@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.cache import Caching
 from pipeline.decode import Decode
+from pipeline.digests import Check
 from shards.errors import InputError
 
 _POSITIVE = ("batch_size", "prefetch", "cache_limit")
@@ -44,9 +45,11 @@ class LoaderConfig:
     cache_mib: int = 0
     """keep only as many samples as this holds; 0 keeps all of the split, and says so at once if there is no room"""
     cache_dir: Path = Path("~/.cache/sluice")
-    """folder that keeps shards of data sets at a URL, shared by all processes of the machine"""
+    """folder that keeps shards of data sets at a URL, and which shards were checked, for all processes here"""
     cache_limit: int = 16384
     """room for shards in that folder, MiB; those used longest ago give way"""
+    check: Check = "once"
+    """compare the digests of shards on this machine during the first epoch: once for all runs, in each run, or never"""
     max_bad: int = 100
     """samples that may fail to decode before the run is stopped"""
 

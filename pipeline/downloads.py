@@ -8,6 +8,7 @@ NAME/.partial-TAR       what has come of it so far
 
 import fcntl
 import hashlib
+import logging
 import math
 import os
 import tempfile
@@ -17,9 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Event, Thread
 
+from pipeline.digests import digest
 from shards.errors import InputError
 from shards.format.dataset import Dataset, download_index
 from shards.format.storage import PARTIAL, RemoteFolder, StoppedError
+
+log = logging.getLogger(__name__)
 
 THREADS = 4
 """tars that a process downloads ahead at once; those it waits for come on top"""
@@ -36,8 +40,10 @@ class Downloads:
     while it is open takes disk space until it is closed.
     """
 
-    def __init__(self, url: str, folder: Path, limit: int) -> None:
+    def __init__(self, url: str, folder: Path, limit: int, *, distrust: bool = False) -> None:
         """Download the manifest, and, where no process has done so yet, the index.
+
+        distrust: compare also what is kept with its digest, when it is opened first.
 
         Raises InputError if that fails, or if `folder`, which may begin with ~, cannot be written.
         limit: bytes that the tars in `folder`, of all data sets there together, may occupy.
@@ -57,6 +63,7 @@ class Downloads:
         with locked(root / "lock"):
             download_index(self._remote, manifest, root, self._closed)
         self.dataset = Dataset.open(root)
+        self._trusted = set[int]() if distrust else set(range(len(self.dataset.tars)))
 
     def open(self, number: int) -> int:
         """Return a read-only descriptor, for the caller to close, of the tar of this number, whole and checked.
@@ -67,6 +74,18 @@ class Downloads:
         while (descriptor := self._tried(number)) is None:
             self._closed.wait(_POLL)
         return descriptor
+
+    def replace(self, number: int, descriptor: int) -> bool:
+        """Remove the tar of this number if that which is open as `descriptor` has not its digest; tell whether.
+
+        `open` then downloads it again. It was whole when it came.
+        """
+        tar, path = self.dataset.tars[number], self.dataset.tar_path(number)
+        if not tar.sha256 or digest(descriptor) == tar.sha256:
+            return False
+        log.warning("%s is damaged, and downloaded again", path)
+        self._store.remove(path, descriptor)
+        return True
 
     def prefetch(self, numbers: Sequence[int]) -> None:
         """Say which tars are needed next, in this order, and return at once; those not there come in the background.
@@ -115,7 +134,10 @@ class Downloads:
             raise InputError(error)
         path, size = self.dataset.tar_path(number), self.dataset.tars[number].bytes
         if (descriptor := self._store.open(path, size)) is not None:
-            return descriptor
+            if number in self._trusted or not self.replace(number, descriptor):
+                self._trusted.add(number)
+                return descriptor
+            os.close(descriptor)
         self._refuse_too_much([number])
         wanted = [self.dataset.tar_path(n) for n in self._wanted]
         return self._store.fill(path, size, wanted, lambda partial: self._download(number, partial))
@@ -183,6 +205,12 @@ class Store:
                 return descriptor
             os.close(descriptor)
         return None
+
+    def remove(self, tar: Path, descriptor: int) -> None:
+        """Remove `tar` if it is still the file that is open as `descriptor`."""
+        with locked(self._lock), suppress(FileNotFoundError):
+            if tar.stat().st_ino == os.fstat(descriptor).st_ino:
+                tar.unlink()
 
     def fill(self, tar: Path, size: int, wanted: Sequence[Path], write: Callable[[Path], None]) -> int | None:
         """Make room for `tar`, have `write` write it to the path it is given, and return a read-only descriptor of it.

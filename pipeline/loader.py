@@ -21,6 +21,7 @@ from pipeline.batch import Batch
 from pipeline.batches import BatchMaker
 from pipeline.config import LoaderConfig as LoaderConfig
 from pipeline.decode import Decode, candidates
+from pipeline.digests import Digests
 from pipeline.downloads import Downloads
 from pipeline.order import Order, Windows
 from pipeline.reader import Reader, local_tars
@@ -51,20 +52,28 @@ class Loader(AbstractContextManager["Loader"]):
         self._threads = config.num_threads or max(1, cpu_count() // ranks_here)
         self.epoch = self._step = 0
         self._needed: list[int] = []
+        self._process = os.getpid()
         self._iteration: object = None
         self._resumed = True
         with ExitStack() as closing:
             self._pool = closing.enter_context(ThreadPoolExecutor(self._threads, thread_name_prefix="loader"))
             self._downloads: Downloads | None = None
             if is_url(config.data):
-                self._downloads = Downloads(str(config.data), config.cache_dir, config.cache_limit << 20)
-                closing.callback(self._downloads.close)
-            self.dataset = self._downloads.dataset if self._downloads else Dataset.open(Path(config.data))
-            self._reader = Reader(self._downloads.open if self._downloads else local_tars(self.dataset))
+                limit, distrust = config.cache_limit << 20, config.check == "always"
+                self._downloads = downloads = Downloads(str(config.data), config.cache_dir, limit, distrust=distrust)
+                closing.callback(downloads.close)
+                self.dataset = downloads.dataset
+                self._reader = Reader(self.dataset, downloads.open, downloads.replace)
+            else:
+                self.dataset = Dataset.open(Path(config.data))
+                self._reader = Reader(self.dataset, local_tars(self.dataset))
             self.order = _order(config, self.dataset, world_size)
+            self._shards = np.flatnonzero(_samples_by_shard(self.dataset, config.split)).tolist()
             if self._downloads:
-                self._shards = np.flatnonzero(_samples_by_shard(self.dataset, config.split)).tolist()
                 self._downloads.check_room(2 * config.shuffle_window or len(self._shards))
+            tars = [*self._shards, *range(len(self.dataset.manifest.shards), len(self.dataset.tars))]
+            self._digests = Digests(self.dataset, [] if self._downloads else tars, config.check, config.cache_dir)
+            closing.callback(self._digests.close)
             self._maker = self._chosen_maker()
             self._maker.open_cache()
             self._closing = closing.pop_all()
@@ -102,6 +111,7 @@ class Loader(AbstractContextManager["Loader"]):
         return self.order.steps
 
     def __iter__(self) -> Iterator[Batch]:
+        self._refuse_fork()
         if not self._resumed:
             self.epoch, self._step = self.epoch + 1, 0
         self._resumed, self._iteration = False, object()
@@ -109,13 +119,15 @@ class Loader(AbstractContextManager["Loader"]):
 
     def _iterate(self, epoch: int, first: int, iteration: object) -> Iterator[Batch]:
         self._request_shards()
+        self._digests.begin()
         begun = (self._pool.submit(self._maker.make, epoch, step, self.rank) for step in range(first, len(self)))
         futures = deque(itertools.islice(begun, self._threads * self.config.prefetch))
         try:
             while futures:
+                self._refuse_fork()
                 if iteration is not self._iteration:
                     raise RuntimeError("this loader has begun another iteration; it has one place at a time")
-                batch = self._waited_for(futures.popleft())
+                batch = self._waited_for(futures.popleft(), last=self._step + 1 == len(self))
                 self._step += 1
                 if futures:
                     self._request_shards()
@@ -125,9 +137,17 @@ class Loader(AbstractContextManager["Loader"]):
             for future in futures:
                 future.cancel()
 
-    def _waited_for(self, future: Future[Batch]) -> Batch:
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this loader belongs to another process, whose threads a fork does not copy. Make a loader in the "
+                "process that uses it; it needs no workers beside its own threads."
+            )
+
+    def _waited_for(self, future: Future[Batch], last: bool) -> Batch:
         begin = time.perf_counter()
         batch = future.result()
+        self._digests.refuse_wrong(wait=last)
         self._done.waited += time.perf_counter() - begin
         self._done.batches += 1
         self._done.samples += len(batch.index)
@@ -148,6 +168,7 @@ class Loader(AbstractContextManager["Loader"]):
 
         On any rank it is the whole batch. The loader stays where it is. A sample that does not decode is replaced.
         """
+        self._refuse_fork()
         parts = np.split(np.asarray(rows), range(self.order.largest, len(rows), self.order.largest))
         made = [_handed_over(self._pool.submit(self._maker.samples, part).result()) for part in parts]
         if len(made) == 1:
@@ -178,16 +199,18 @@ class Loader(AbstractContextManager["Loader"]):
         Raises InputError if the state is of other data, another order or other batches.
         """
         for name, value in self._identity().items():
-            if state.get(name) != value:
+            saved = state.get(name) if isinstance(state, dict) else None
+            if type(saved) is not type(value) or saved != value:
                 raise InputError(
-                    f"the saved place is in {name}={state.get(name)}, but this loader has {name}={value}. "
+                    f"the saved place is in {name}={saved!s:.80}, but this loader has {name}={value}. "
                     "Go on with the same data, split, seed and batch size, or begin a new run."
                 )
-        step = -(-state["seen"] // self.config.batch_size)
-        self.epoch, self._step = divmod(state["epoch"] * len(self) + step, len(self))
+        epoch, seen, then = state.get("epoch"), state.get("seen"), state.get("decode", self.decode)
+        if type(epoch) is not int or type(seen) is not int or epoch < 0 or not 0 <= seen <= self.order.samples:
+            raise InputError(f"the saved place is epoch={epoch!s:.80}, seen={seen!s:.80}: none. Begin a new run.")
+        self.epoch, self._step = divmod(epoch * len(self) - (-seen // self.config.batch_size), len(self))
         self._resumed = True
-        then = state.get("decode", self.decode)
-        if then != self.decode and then in candidates(self.config.decode, self.device):
+        if isinstance(then, str) and then != self.decode and then in candidates(self.config.decode, self.device):
             self._maker = self._make_maker(then)
             self._maker.open_cache()
 

@@ -1,6 +1,7 @@
 """The encoded bytes of samples, read from the tars at the places that the index gives, in any order."""
 
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from threading import Lock
@@ -14,13 +15,16 @@ from shards.format.dataset import Dataset, Locations
 
 OpenTar = Callable[[int], int]
 """returns a descriptor to read from, for the caller to close, of the tar of this number in `Dataset.tars`"""
+ReplaceTar = Callable[[int, int], bool]
+"""tells whether the tar of this number will be another when it is opened again, if that with this descriptor is not
+what the manifest says"""
 
 WORD = 8
 """bytes; images begin at multiples of it, as all that is in tars does"""
 GAP = 4096
 """bytes between two images that are read along with them, at most"""
 MOST_OPEN = 256
-"""tars that are open at once; a process may have 1,024 files"""
+"""tars that are open at once, or a quarter of the files that the process may have; two loaders take half of them"""
 
 
 class Encoded(NamedTuple):
@@ -68,9 +72,13 @@ class Reader:
     told, not the end of the process.
     """
 
-    def __init__(self, open_tar: OpenTar) -> None:
-        self._open_tar, self._lock = open_tar, Lock()
+    def __init__(self, dataset: Dataset, open_tar: OpenTar, replace_tar: ReplaceTar | None = None) -> None:
+        """Without `replace_tar`, tars stay what they are."""
+        self._dataset, self._open_tar, self._replace_tar, self._lock = dataset, open_tar, replace_tar, Lock()
         self._opened: OrderedDict[int, _Tar] = OrderedDict()
+        self.renewals = 0
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_open = MOST_OPEN if files == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, files // 4))
 
     def read(self, places: dict[str, Locations]) -> Encoded:
         """Return the images at `places`, by component, as many of each.
@@ -93,15 +101,27 @@ class Reader:
 
     def _fill(self, rows: NDArray[np.uint8], *pieces: NDArray[np.int64]) -> None:
         """Read pieces, each given by number of the tar, offset and length in it, and place in `rows`."""
-        tars = {number: self._tar(number) for number in np.unique(pieces[0]).tolist()}
-        memory = rows.reshape(-1).data
-        try:
-            for number, offset, length, at in zip(*(column.ravel().tolist() for column in pieces), strict=True):
-                count = os.preadv(tars[number].descriptor, (memory[at : at + length],), offset)
+        memory, order = rows.reshape(-1).data, np.argsort(pieces[0].ravel(), kind="stable")
+        last, tar = -1, None
+        for number, offset, length, at in zip(*(column.ravel()[order].tolist() for column in pieces), strict=True):
+            try:
+                if tar is None or number != last:
+                    last, tar = number, self._tar(number)
+                count = os.preadv(tar.descriptor, (memory[at : at + length],), offset)
                 if count <= length - WORD:  # less may be the padding that a foreign tar lacks at its end
-                    raise OSError("a tar has become shorter")
-        except OSError as error:
-            raise InputError(f"a shard cannot be read ({error}). Check the disk or network that it is on.") from error
+                    raise OSError("it has become shorter")
+            except OSError as error:
+                advice = "Check the disk or network that it is on, and the tar with `python -m shards verify`."
+                raise InputError(f"{self._dataset.tar_path(number)}: cannot be read ({error}). {advice}") from error
+
+    def renew(self, numbers: Collection[int]) -> None:
+        """Have those of these tars replaced that are damaged, where that is possible; `renewals` counts them."""
+        for number in numbers if self._replace_tar else ():
+            tar = self._tar(number)
+            if self._replace_tar and self._replace_tar(number, tar.descriptor):
+                with self._lock:
+                    self._opened.pop(number, None)
+                    self.renewals += 1
 
     def keep(self, numbers: Collection[int]) -> None:
         """Close all tars but these: what has been removed from the disk takes room there until it is closed."""
@@ -117,7 +137,7 @@ class Reader:
         tar = _Tar(self._open_tar(number))  # outside the lock: to wait for one shard must not hold up the others
         with self._lock:
             self._opened[number] = tar
-            if len(self._opened) > MOST_OPEN:
+            if len(self._opened) > self._most_open:
                 self._opened.popitem(last=False)
         return tar
 

@@ -92,10 +92,8 @@ def test_closing_ends_every_thread_in_mid_epoch(places: dict[str, dict[str, Any]
 def test_ctrl_c_ends_the_process_and_all_that_it_began(places: dict[str, dict[str, Any]], where: str) -> None:
     options = {name: str(value) if isinstance(value, Path) else value for name, value in places[where].items()}
     program = f"""if True:
-        from pathlib import Path
         from pipeline.loader import Loader, LoaderConfig
         options = {options!r}
-        options["cache_dir"] = Path(options.get("cache_dir", "unused"))
         loader = Loader(LoaderConfig(batch_size=16, shuffle_window=2, **options))
         while True:
             for batch in loader:

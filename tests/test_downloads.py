@@ -6,10 +6,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from downloading import FIRST, ROOMY, Start, content, hidden, opener, shard_bytes, tars, until
 from servers import Server
+from small_data import flip
+from test_loader import epoch, loader, overwrite, same
 
 from pipeline.downloads import THREADS
 from shards.errors import InputError
@@ -173,3 +176,25 @@ def test_close_gives_up_what_is_under_way(server: Server, start: Start, monkeypa
     assert not hidden(downloads.dataset.root.parent)
     with pytest.raises(RuntimeError, match="closed"):
         downloads.open(2)
+
+
+@pytest.mark.parametrize("check", ["once", "always"])
+def test_what_rots_in_the_folder_is_downloaded_again(server: Server, dataset: Path, tmp_path: Path, check: str) -> None:
+    """With `once` if an image does not decode; with `always` if a bit is another."""
+    expected = epoch(dataset)
+    remote: dict[str, Any] = {"cache_dir": tmp_path, "check": check, "num_threads": 3}
+    assert same(epoch(server.url, **remote), expected)
+    (kept,) = (path.parent for path in tmp_path.glob("*/shared.tar"))
+    if check == "once":
+        for component, row in (("mask", 30), ("fg_bg", 31), ("depth", 110), ("bg", 0)):
+            overwrite(kept, component, row)
+    else:
+        for tar in kept.glob("s*.tar"):
+            flip(tar, 2000)
+    flip(kept / "index" / "samples.npy", 500)
+    with loader(server.url, **remote) as opened:
+        assert same(list(opened), expected)
+        assert opened.stats.bad == 0
+    renewed = {name: count for name, count in server.asked.items() if count > 1 and name != "manifest.json"}
+    assert len(renewed) == (4 if check == "once" else 7)
+    assert set(renewed.values()) == {2}

@@ -26,7 +26,7 @@ def enlarged(source: Dataset, root: Path, samples: int) -> int:
     shard = replace(source.manifest.shards[0], samples=samples // SHARDS)
     shards = [replace(shard, name=shard_name(number)) for number in range(SHARDS)]
     splits = {name: len(arrays[name]) for name in SPLITS}
-    manifest = replace(source.manifest, samples=samples, splits=splits, shards=shards)
+    manifest = replace(source.manifest, samples=samples, splits=splits, shards=shards, index={})
     (root / "manifest.json").write_text(manifest.to_json())
     return sum(path.stat().st_size for path in index.iterdir() if path.stem != "keys")
 

@@ -49,7 +49,7 @@ class Some(NamedTuple):
         dataset = Dataset.open(data)
         components = {name: one for name, one in dataset.manifest.components.items() if not one.shared}
         places = {name: dataset.locate(name, dataset.split("train")[:samples]) for name in components}
-        return cls(components, dataset.manifest.image_size, Reader(local_tars(dataset)).read(places))
+        return cls(components, dataset.manifest.image_size, Reader(dataset, local_tars(dataset)).read(places))
 
     def decoder(self, device: torch.device, hw_decoder_load: float) -> DaliDecoder:
         on_gpu = device if device.type == "cuda" else None
