@@ -38,8 +38,9 @@ from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from ranks import Ranks, StopRequest, distributed, only_process
-from shards.errors import InputError, masked, report_errors
-from shards.format.manifest import Manifest, from_json
+from shards.errors import InputError, masked, report_errors, say
+from shards.format.fields import parsed
+from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
 from shards.format.storage import LocalFolder, write_bytes
 from tracking.options import options
@@ -279,7 +280,7 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:
-                print(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
+                say(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
             return 0
         validation = replace(config.loader, split="val", shuffle=False, decode=loader.decode)
         held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
@@ -340,7 +341,7 @@ def _say_what_is_learned(config: TrainConfig, manifest: Manifest) -> None:
     if lacks := [name for name in BY_NAME if name not in manifest.components]:
         predicted, seen = learned(manifest), ", ".join(name for name in manifest.components if name not in PREDICTED)
         said = f"the network learns {' and '.join(predicted)} from {seen}"
-        print(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
+        say(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
 
 
 def _described(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
@@ -360,12 +361,12 @@ def parse_args() -> TrainConfig:
 def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
-        config: TrainConfig = from_json(TrainConfig, json.loads(path.read_text()))
+        config: TrainConfig = parsed(TrainConfig, path.read_bytes())
         return config
     except FileNotFoundError:
         raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a run's configuration that this version reads ({error}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a run's configuration that this version reads: {error}.") from None
 
 
 def _refuse_other_options(config: TrainConfig) -> None:
@@ -383,7 +384,6 @@ def _refuse_other_options(config: TrainConfig) -> None:
 
 def main() -> int:
     config = parse_args()
-    logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
         if not config.resume and Checkpoints(config.out, config.keep).exist():
             _refuse_other_options(config)

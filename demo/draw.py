@@ -9,7 +9,7 @@ import tyro
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, report_errors, say
 from shards.format.storage import replacing
 
 Array = NDArray[np.floating]
@@ -390,7 +390,7 @@ def main(out: tyro.conf.Positional[Path], figures: int = 40, rooms: int = 40, si
     if min(figures, rooms, size) < 1:
         raise InputError("figures, rooms and size must be at least 1.")
     draw_data(out / "fg", out / "bg", out / "depth", figures=figures, rooms=rooms, size=size, seed=seed)
-    print(f"{out}: {figures} cut-outs in fg, {rooms} rooms in bg, their depth in depth")
+    say(f"{out}: {figures} cut-outs in fg, {rooms} rooms in bg, their depth in depth")
 
 
 if __name__ == "__main__":

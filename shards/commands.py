@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from shards.build.assemble import write_left_out
 from shards.build.build import BuildConfig, build_dataset, merge
 from shards.build.run import RunConfig
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, report_errors, say
 from shards.format.dataset import open_dataset
 from shards.format.depth import ExistingDepthConfig
 from shards.format.splits import SplitConfig
@@ -33,12 +33,11 @@ app = tyro.extras.SubcommandApp()
 
 
 def _build(job: Job, out: str, config: BuildConfig) -> None:
-    for note in job.notes:
-        console.print(note, markup=False)
+    say(*job.notes)
     if build_dataset(job, folder_at(out), config):
         describe(folder_at(out), console)
     else:
-        console.print(f"{out}: part {config.part} is there. When all parts are: python -m shards merge {out}")
+        say(f"{out}: part {config.part} is there. When all parts are: python -m shards merge {out}")
 
 
 @app.command
@@ -73,7 +72,7 @@ def convert(
         folder = folder_at(out)
         if error.left_out and not folder.exists("manifest.json"):
             write_left_out(folder, error.left_out)
-            raise InputError(f"{error}\n{out}/left-out.tsv lists what was not used.") from error
+            raise InputError(*error.args, f"{out}/left-out.tsv lists what was not used.") from error
         raise
     _build(job, out, build)
 
@@ -130,12 +129,11 @@ def verify_dataset(dataset: Positional[str], run: RunConfig) -> None:
         dataset: folder or URL that holds the data set
     """
     problems = verify(folder_at(dataset), run)
-    for problem in problems:
-        console.print(f"{problem.where}: {problem.what}")
+    say(*(f"{problem.where}: {problem.what}" for problem in problems))
     if problems:
-        console.print(f"{dataset}: {len(problems)} problems")
+        say(f"{dataset}: {len(problems)} problems")
         sys.exit(1)
-    console.print(f"{dataset}: every file is as the manifest says, and every image decodes")
+    say(f"{dataset}: every file is as the manifest says, and every image decodes")
 
 
 @app.command
@@ -159,7 +157,7 @@ def show(dataset: Positional[str], page: Path | None = None, sheet: Path | None 
     with open_dataset(folder) as opened:
         contact_sheet(opened, sheet, samples)
         write_page(opened, page, samples)
-    console.print(f"contact sheet: {sheet}\npage: {page}")
+    say(f"contact sheet: {sheet}", f"page: {page}")
 
 
 @app.command(name="export")
@@ -174,7 +172,7 @@ def export_files(dataset: Positional[str], out: Positional[Path], run: RunConfig
         export(opened, out, run)
         manifest = opened.manifest
     depth = f"; depth is {manifest.depth}" if "depth" in manifest.components else ""
-    console.print(f"{out}: {manifest.samples:,} samples{depth}")
+    say(f"{out}: {manifest.samples:,} samples{depth}")
 
 
 def main() -> None:

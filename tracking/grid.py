@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from shards.errors import printable
 from shards.format.storage import write_bytes
 
 Pixels = NDArray[np.uint8]
@@ -67,7 +68,7 @@ class Grid(NamedTuple):
         width, height = left + 1.25 * across + 0.1, 0.35 + len(bands) * (over + cell * len(self.rows)) + 0.1
         figure = Figure((width, height), dpi=110)
         axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
-        axes.text(width / 2, 0.25, self.title, ha="center", fontsize=10)
+        axes.text(width / 2, 0.25, self.title, ha="center", fontsize=10, parse_math=False)
         top = 0.35
         for band in bands:
             top += over
@@ -79,7 +80,15 @@ class Grid(NamedTuple):
             for i in range(len(band.keys)):
                 axes.plot([left + 1.25 * i] * 2, (top, bottom), color="white", linewidth=2)
                 centre = left + 1.25 * (i + 0.5)
-                axes.text(centre, top - 0.06, band._caption(i), ha="center", fontsize=6.5, family="monospace")
+                axes.text(
+                    centre,
+                    top - 0.06,
+                    band._caption(i),
+                    ha="center",
+                    fontsize=6.5,
+                    family="monospace",
+                    parse_math=False,
+                )
             top = bottom
         axes.set(xlim=(0, width), ylim=(height, 0))
         figure.savefig(buffer := io.BytesIO(), format="png")
@@ -87,7 +96,7 @@ class Grid(NamedTuple):
 
     def _caption(self, number: int) -> str:
         """Return key and error in lines of 21 characters; of a long key the end, in which keys differ most."""
-        key, error = self.keys[number], self.errors[number]
+        key, error = printable(self.keys[number]), self.errors[number]
         key = key if len(key) <= 42 else f"…{key[-41:]}"
         lines = [key[begin : begin + 21] for begin in range(0, len(key), 21)]
         return "\n".join([*lines, "no number" if error is None else f"{error:.3f}"])

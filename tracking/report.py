@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
+from shards.errors import say
 from shards.format.storage import naming, write_bytes
 from tracking.environment import Environment
 from tracking.grid import Grid
@@ -121,14 +122,14 @@ class Report:
                 self._wandb.picture(f"val/{name}", grid.pixels, step, ", ".join(grid.keys))
         named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
         found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
-        print(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
+        say(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
         if time.monotonic() - self._paged > PAGE_EVERY:
             self._write_page()
 
     def stopped(self, step: int, steps: int, by: signal.Signals) -> None:
         """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
         said = f"stopped by {by.name} at step {step} of {steps}, which is saved; to go on:"
-        print(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
+        say(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
         self.finish()
 
     def finish(self) -> None:

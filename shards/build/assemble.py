@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.build.shard import Record
-from shards.errors import InputError
+from shards.errors import InputError, printable
 from shards.format.dataset import extents
 from shards.format.images import LeftOut
 from shards.format.manifest import LOCATION, Manifest, Shard, Statistics
@@ -75,8 +75,8 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
 def write_left_out(out: Folder, left_out: Sequence[LeftOut]) -> None:
     """Write the list of what did not become part of a data set."""
     report, lines = io.StringIO(), [LeftOut._fields, *sorted(left_out)]
-    csv.writer(report, "excel-tab", lineterminator="\n").writerows(lines)
-    out.write("left-out.tsv", report.getvalue().encode(errors="backslashreplace"))
+    csv.writer(report, "excel-tab", lineterminator="\n").writerows(map(printable, line) for line in lines)
+    out.write("left-out.tsv", report.getvalue().encode())
 
 
 def _splits(plan: Plan, keys: NDArray[np.bytes_]) -> dict[str, Array]:

@@ -228,7 +228,7 @@ def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
             )
         lacking = _missing(out, shards)
         absent = _missing(part, lacking)
-        for shard in track([one for one in lacking if one not in absent], f"{part}"):
+        for shard in track([one for one in lacking if one not in absent], "shards"):
             for file in (shard.name, _idx(shard.name), _record(shard)):
                 out.write(file, part.read(file))
     if missing := _missing(out, shards):
