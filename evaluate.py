@@ -37,6 +37,7 @@ from pipeline.loader import Loader, LoaderConfig
 from ranks import use_cores
 from shards.errors import masked, printable, report_errors, say
 from shards.format.dataset import Dataset
+from shards.format.fields import Checked, Count
 from shards.format.storage import write_bytes
 from tracking.grid import Grid
 
@@ -120,7 +121,7 @@ def _predicting(model: nn.Module, loader: Loader, dtype: torch.dtype) -> Iterato
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Checked):
     """A checkpoint and the splits to measure it on."""
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
@@ -131,7 +132,7 @@ class EvaluateConfig:
         str | None, tyro.conf.arg(metavar="FOLDER|URL", help_behavior_hint="(default: the one trained on)")
     ] = None
     """data set to measure on"""
-    batch_size: int = 128
+    batch_size: Count = 128
     """samples in a batch"""
     device: Device = "auto"
     """auto is CUDA where there is a GPU, else the CPU"""

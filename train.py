@@ -39,7 +39,7 @@ from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from ranks import Ranks, StopRequest, distributed, only_process
 from shards.errors import InputError, masked, report_errors, say
-from shards.format.fields import parsed
+from shards.format.fields import Bounds, Checked, Count, Share, parsed
 from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
 from shards.format.storage import LocalFolder, write_bytes
@@ -49,11 +49,12 @@ from tracking.report import Report
 STOPPED = 75
 """exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, to be tried again"""
 
+Positive = Annotated[float, Bounds(1e-30, 1e30)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Everything that decides how a run goes."""
 
     loader: LoaderConfig
@@ -64,15 +65,15 @@ class TrainConfig:
     """folder of the run"""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(optional)")] = None
     """folder of a run to go on with; its options are then the defaults of all others"""
-    epochs: int = 5
+    epochs: Count = 5
     """passes over the training split"""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """learning rate at its highest, after the warm-up; a cosine takes it down to 0"""
-    weight_decay: float = 0.02
+    weight_decay: Annotated[float, Bounds(0, 1e30)] = 0.02
     """weight decay of AdamW; biases and batch norm are spared"""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """share of all steps in which the learning rate rises"""
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     """largest norm of the gradient"""
     mask_loss: str = "bce+dice"
     """sum of bce, dice, l1, smooth_l1, ssim, each with a weight if wanted: 0.5*bce+dice"""
@@ -86,23 +87,17 @@ class TrainConfig:
     """auto compiles network and losses on CUDA, where steps take less time then; on a CPU they would not"""
     wandb: Literal["auto", "off"] = "auto"
     """auto logs to Weights & Biases: online if you are logged in, else offline, to be sent later"""
-    log_every: int = 50
+    log_every: Count = 50
     """optimiser steps between lines in metrics.jsonl"""
-    save_every: int = 1000
+    save_every: Count = 1000
     """optimiser steps between checkpoints, besides those at the end of each epoch"""
-    keep: int = 3
+    keep: Count = 3
     """newest checkpoints that stay, besides the best one"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        super().__post_init__()
         if self.resume and self.out != self.resume:
             raise InputError(f"--resume {self.resume} goes on in that folder. Leave out --out {self.out}.")
-        if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
-            raise InputError(
-                "--learning-rate and --grad-clip must be above 0, --weight-decay at least 0, --warmup from 0 to 1."
-            )
         try:
             mask_loss(self.mask_loss), depth_loss(self.depth_loss)
         except ValueError as error:

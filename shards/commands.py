@@ -29,6 +29,8 @@ from shards.sources.listing import NoSampleError
 
 Paths = Positional[tuple[str, ...]]
 console = Console(highlight=False, soft_wrap=True)
+SHOWN = 10_000
+"""Samples that a page and a contact sheet can have: with more no browser opens them."""
 app = tyro.extras.SubcommandApp()
 
 
@@ -148,8 +150,8 @@ def show(dataset: Positional[str], page: Path | None = None, sheet: Path | None 
     """
     from shards.inspect.page import write_page  # the other commands do without Matplotlib
 
-    if samples < 1:
-        raise InputError("samples must be at least 1.")
+    if not 1 <= samples <= SHOWN:
+        raise InputError(f"samples is {samples}, where a number from 1 to {SHOWN:,} is expected.")
     folder = folder_at(dataset)
     beside = folder.path if isinstance(folder, LocalFolder) else Path()
     sheet, page = sheet or beside / "sheet.png", page or beside / "show.html"

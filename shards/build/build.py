@@ -56,7 +56,7 @@ class BuildConfig(RunConfig):
 
 def _numbers(part: str) -> tuple[int, int]:
     number, slash, of = part.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+    if not (slash and len(part) < 20 and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise InputError(f"part {part}: two numbers are needed, such as 2/5 for the second of five parts.")
     return int(number), int(of)
 

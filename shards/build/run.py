@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from PIL import Image
 from rich import progress
@@ -20,6 +20,7 @@ from rich.text import Text
 from shards.build.ray import on_ray
 from shards.errors import InputError
 from shards.format.dataset import ShardContents
+from shards.format.fields import Bounds, Checked
 from shards.ingest.job import Unit
 from shards.machine import cpu_count
 
@@ -32,10 +33,10 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Checked):
     """What does the work, a shard at a time. The result does not depend on it."""
 
-    workers: int = cpu_count()
+    workers: Annotated[int, Bounds(1, 1024)] = cpu_count()
     """processes of this machine; where a teacher predicts there is one, which uses all cores"""
     engine: Literal["processes", "ray"] = "processes"
     """processes here, or tasks on a Ray cluster, whose machines must reach all data under the same path or URL"""
@@ -43,8 +44,7 @@ class RunConfig:
     """address that `ray start` printed; else RAY_ADDRESS, this machine's cluster, or one of this machine alone"""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError("workers must be at least 1.")
+        super().__post_init__()
         if self.ray_address and self.engine != "ray":
             raise InputError(f"ray-address {self.ray_address}: only --engine ray has one.")
 

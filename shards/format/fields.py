@@ -29,6 +29,8 @@ class Bounds(NamedTuple):
 Count = Annotated[int, Bounds(1, 10**9)]
 Seed = Annotated[int, Bounds(0, 2**63 - 1)]
 Share = Annotated[float, Bounds(0, 1)]
+Square = Annotated[int, Bounds(16, 2**14)]
+"""Height and width of images that are to be made, pixels."""
 Side = Annotated[int, Bounds(1, 2**16 - 1)]
 """Height or width in pixels; JPEG has no more."""
 _FINITE = Bounds(-sys.float_info.max, sys.float_info.max)
