@@ -13,7 +13,7 @@ from shards.format.fields import Bounds, Checked
 from shards.format.images import BadImage
 
 DepthFormat = Literal["jpg", "png", "png16"]
-Metres = Annotated[float, Bounds(0, 1e6)]
+Metres = Annotated[float, Bounds(0, 10**6)]
 STORED: dict[DepthFormat, tuple[str, int]] = {"jpg": ("jpg", 8), "png": ("png", 8), "png16": ("png", 16)}
 """Extension and bits of a value."""
 
@@ -36,8 +36,6 @@ class DepthRange(Checked):
             raise InputError(
                 f"depth from {self.black} (black) to {self.white} (white): two different numbers from 0 are needed."
             )
-        if self.unit == "relative" and (self.near, self.far) != (0, 1):
-            raise InputError(f"relative depth from {self.black} to {self.white}: it is from 0 to 1, or the reverse.")
 
     @classmethod
     def metres(cls, black: float, white: float) -> "DepthRange":

@@ -23,6 +23,8 @@ LOCATION = np.dtype([("block", "<u4"), ("bytes", "<u4")])
 """Where an image lies in its tar: data offset in blocks of 512 bytes (so 2 TiB a shard), and size in bytes."""
 Digest = Annotated[str, re.compile("([0-9a-f]{64})?")]
 """SHA-256; empty where it is not known."""
+Source = Annotated[str, re.compile(r"\w*")]
+"""A digest of what something is made of, which is only compared, and part of a file's name while it is built."""
 TarName = Annotated[str, re.compile(r"[^./][^/]*\.tar")]
 """A plain name, with which nothing is written or removed outside the data set's folder."""
 Rows = Annotated[int, Bounds(0, 2**32 - 1)]
@@ -68,7 +70,7 @@ class Shard:
     bytes: Annotated[int, Bounds(0, 2**50)] = 0
     sha256: Digest = ""
     index_sha256: Digest = ""
-    made_from: Digest = ""
+    made_from: Source = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +110,11 @@ class Manifest:
     shared: Shard | None = None
     index: dict[str, Digest] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
-    made_from: Digest = ""
+    made_from: Source = ""
     storage: Encoding | None = None
     verified: Literal["full", "header"] = "full"
     counted: Count | None = None
-    command: Digest = ""
+    command: Source = ""
 
     def image_format(self, name: str) -> ImageFormat:
         """Tell how the images of a component are encoded."""
@@ -172,6 +174,8 @@ class Manifest:
             yield f"samples is {self.samples}, but the shards hold {held}"
         if self.splits.keys() - set(SPLITS) or sum(self.splits.values()) > self.samples:
             yield f"splits is {self.splits}, but there are {', '.join(SPLITS)}, of {self.samples} samples in all"
+        if self.depth.unit == "relative" and (self.depth.near, self.depth.far) != (0, 1):
+            yield f"depth is relative from {self.depth.black} to {self.depth.white}, not from 0 to 1 or from 1 to 0"
         if self.counted and self.counted > self.samples:
             yield f"counted is {self.counted}, but there are {self.samples} samples"
 

@@ -54,7 +54,7 @@ _FEW = 40
 class PixelsConfig(ExistingDepthConfig):
     """What the values of the files mean, and in which size and format images are stored."""
 
-    depth_scale: Annotated[float, Bounds(1e-9, 1e9)] | None = None
+    depth_scale: Annotated[float, Bounds(1e-9, 10**9)] | None = None
     """stored values a metre: 1000 in NYU Depth v2 (millimetres), 5000 in TUM, 256 in KITTI; of floats 1 if not given"""
     depth_colormap: str | None = None
     """turn coloured depth back into grey; name of the colour map that it was drawn with in Matplotlib, such as jet"""
