@@ -8,12 +8,12 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from shards.build.assemble import write_left_out
 from shards.build.build import BuildConfig, build_dataset, merge
 from shards.build.run import RunConfig
 from shards.errors import InputError, report_errors, say
 from shards.format.dataset import open_dataset
 from shards.format.depth import ExistingDepthConfig
+from shards.format.left_out import write_left_out
 from shards.format.splits import SplitConfig
 from shards.format.storage import LocalFolder, folder_at
 from shards.ingest.compose import ComposeConfig, plan_composition

@@ -1,6 +1,7 @@
 """Whatever a stranger has written into a file that Sluice reads is refused in one sentence, or does no harm."""
 
 import copy
+import csv
 import io
 import json
 import re
@@ -20,6 +21,8 @@ from small_data import ONE_WORKER, convert
 from pipeline.loader import Loader, LoaderConfig
 from shards.commands import show, verify_dataset
 from shards.errors import InputError, printable
+from shards.format.images import LeftOut
+from shards.format.left_out import read_left_out
 from shards.format.manifest import Manifest
 
 Capture = pytest.CaptureFixture[str]
@@ -135,8 +138,8 @@ def test_what_a_manifest_says_is_shown_and_does_nothing(tiny: Path, tmp_path: Pa
     told = {"left_out": {text: 1}, "sources": {"depth": [text], text: []}, "counted": 3}
     storage = {"resized_from": None, "resized_by": text, "jpeg_chroma": text, "converted": {text: text}}
     (data / "manifest.json").write_text(json.dumps(good | told | {"storage": storage}))
-    lines = ["kind\tkey\tcomponent\tsource\tdetail", "\t".join([text] * 5)]
-    (data / "left-out.tsv").write_text("\n".join(lines), errors="surrogatepass")
+    with (data / "left-out.tsv").open("w", newline="", errors="surrogatepass") as file:
+        csv.writer(file, "excel-tab").writerows([LeftOut._fields, [text] * 5])
     verify_dataset(str(data), ONE_WORKER)
     show(str(data))
     said = capsys.readouterr().out
@@ -145,3 +148,11 @@ def test_what_a_manifest_says_is_shown_and_does_nothing(tiny: Path, tmp_path: Pa
     page = (data / "show.html").read_text()
     assert "<script" not in page
     assert "alert(1)" in page or "<" not in text
+
+
+@pytest.mark.parametrize("text", ["", "a\tb\n1\t2\n", "kind\tkey\tcomponent\tsource\tdetail\nx\n", '"' * 200_001])
+def test_another_list_of_what_was_left_out_is_refused(tmp_path: Path, text: str) -> None:
+    assert not list(read_left_out(tmp_path))
+    (tmp_path / "left-out.tsv").write_text(text)
+    with pytest.raises(InputError, match=r"left-out\.tsv: not the list"):
+        list(read_left_out(tmp_path))

@@ -23,7 +23,7 @@ LOCATION = np.dtype([("block", "<u4"), ("bytes", "<u4")])
 """Where an image lies in its tar: data offset in blocks of 512 bytes (so 2 TiB a shard), and size in bytes."""
 Digest = Annotated[str, re.compile("([0-9a-f]{64})?")]
 """SHA-256; empty where it is not known."""
-Source = Annotated[str, re.compile(r"\w*")]
+Source = Annotated[str, re.compile("[^/]*")]
 """A digest of what something is made of, which is only compared, and part of a file's name while it is built."""
 TarName = Annotated[str, re.compile(r"[^./][^/]*\.tar")]
 """A plain name, with which nothing is written or removed outside the data set's folder."""
