@@ -7,8 +7,9 @@ import json
 import re
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,35 @@ def pixels(data: Path) -> list[NDArray[Any]]:
         return [one.numpy() for batch in loader for one in batch if one is not None]
 
 
+def refusal(read: Callable[[bytes], object], edited: Any) -> str:
+    try:
+        read(json.dumps(edited).encode())
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def accepted(good: Any, read: Callable[[bytes], object], refused: str) -> Iterator[Any]:
+    """Edited JSON that `read` accepts, each nasty value wherever it can be at once. All else is refused like that."""
+    passed = dict[str, list[Any]]()
+    for place, value in mutations(good):
+        edited = changed(good, place, value)
+        if said := refusal(read, edited):
+            assert re.match(refused, said), (place, value)
+            assert said.isprintable()
+        else:
+            of_value = passed.setdefault(repr(value), [good])
+            together = changed(of_value[-1], place, value)
+            of_value.append(edited if refusal(read, together) else together)
+    yield from (some[-1] for some in passed.values())
+
+
 def test_an_edited_manifest_is_refused_by_file_and_field_or_gives_the_same_pixels(tiny: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny, tmp_path / "data"))
     path, right = data / "manifest.json", pixels(tiny)
-    good, memory = json.loads(path.read_text()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    passed = dict[str, list[Any]]()  # by value, with which several places may do at once
-    for place, value in mutations(good):
-        edited = changed(good, place, value)
-        if not (said := refusal(edited)):
-            of_value = passed.setdefault(repr(value), [good])
-            together = changed(of_value[-1], place, value)
-            of_value.append(edited if refusal(together) else together)
-        else:
-            assert re.match("data/manifest.json: (not a manifest.*: |damaged.*: )?[a-z]", said)
-            assert said.isprintable()
-    loaded = 0
-    for edited in (some[-1] for some in passed.values()):
+    good, memory, loaded = json.loads(path.read_text()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    read = partial(Manifest.parse, where="data/manifest.json")
+    for edited in accepted(good, read, "data/manifest.json: (not a manifest .*: |damaged .*: |format )"):
         path.write_text(json.dumps(edited))
         with suppress(InputError):
             found, loaded = pixels(data), loaded + 1
@@ -120,15 +134,6 @@ def test_an_edited_manifest_is_refused_by_file_and_field_or_gives_the_same_pixel
             assert all(same) or edited["depth"] != good["depth"]
     assert loaded > 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < memory + (100 << 10)
-
-
-def refusal(edited: Any) -> str:
-    """What is said of the manifest where it is refused."""
-    try:
-        Manifest.parse(json.dumps(edited).encode(), "data/manifest.json")
-    except InputError as error:
-        return str(error)
-    return ""
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "[/b] :dog: \x1b[2J\r\n\x07", "\ud800\u202e"])

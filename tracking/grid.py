@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +12,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from shards.errors import printable
+from shards.errors import InputError, printable
+from shards.format.fields import parsed
+from shards.format.images import BadImage, load_image, open_image
 from shards.format.storage import write_bytes
 
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What the picture has in its metadata."""
+
+    title: str
+    keys: list[str]
+    rows: list[str]
+    errors: list[float | None]
+
+    def __post_init__(self) -> None:
+        if self.errors and len(self.errors) != len(self.keys):
+            raise ValueError(f"{len(self.errors)} errors of {len(self.keys)} samples")
 
 
 class Grid(NamedTuple):
@@ -43,14 +60,17 @@ class Grid(NamedTuple):
     @classmethod
     def load(cls, path: Path) -> "Grid | None":
         """Read what `save` wrote; None if it is another picture."""
-        with Image.open(path) as image:
-            told, pixels = json.loads(image.info.get("sluice", "null")), np.asarray(image.convert("RGB"))
-        if not told:
-            return None
-        rows, columns = len(told["rows"]), len(told["keys"])
-        height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
-        cells = pixels.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-        return cls(told["keys"], dict(zip(told["rows"], cells, strict=True)), told["title"], told["errors"])
+        try:
+            load_image(image := open_image(path.read_bytes()))
+            if "sluice" not in image.info:
+                return None
+            told, pixels = parsed(_Told, str(image.info["sluice"])), np.asarray(image.convert("RGB"))
+            rows, columns = len(told.rows), len(told.keys)
+            cells = pixels.reshape(rows, pixels.shape[0] // rows, columns, pixels.shape[1] // columns, 3)
+            named = dict(zip(told.rows, cells.swapaxes(1, 2), strict=True))
+        except (BadImage, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"{path}: damaged ({error}). Copy it again, or remove it.") from None
+        return cls(told.keys, named, told.title, told.errors)
 
     def part(self, begin: int, end: int) -> "Grid":
         """Return some of the samples, one beside the other."""

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
-from shards.errors import say
+from shards.errors import InputError, say
+from shards.format.fields import parsed
 from shards.format.storage import naming, write_bytes
 from tracking.environment import Environment
 from tracking.grid import Grid
@@ -37,8 +38,9 @@ def logged(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl, none if there is none; without those that are torn."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            found.append(json.loads(line))
+        with suppress(AttributeError, RecursionError, ValueError):
+            if isinstance((one := json.loads(line)).get("step"), int):
+                found.append(one)
     return found
 
 
@@ -70,7 +72,7 @@ class Report:
         ]
         write_bytes(self._metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
         for path in self._pictures.glob("val-*.png"):
-            if int(path.stem.rpartition("-")[2]) > validated:
+            if (of := path.stem.rpartition("-")[2]).isdecimal() and int(of) > validated:
                 path.unlink()
         if not any("val/epoch" in line for line in lines):
             (self._pictures / "chosen.json").unlink(missing_ok=True)
@@ -108,7 +110,13 @@ class Report:
             found = {"best": best, "typical": rows[middle : middle + count], "worst": rows[:count]}
             named = {name: {self._dataset.key(row): row for row in some.tolist()} for name, some in found.items()}
             write_bytes(path, (json.dumps(named, indent=1) + "\n").encode())
-        return {name: list(some.values()) for name, some in json.loads(path.read_text()).items()}
+        try:
+            chosen = parsed(dict[str, dict[str, int]], path.read_bytes())
+            if not all(np.isin([*some.values()], rows).all() for some in chosen.values()):
+                raise ValueError("not all of it are rows of this data set's split")
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}). Remove it, and the pictures beside it.") from None
+        return {name: list(some.values()) for name, some in chosen.items()}
 
     def epoch(self, step: int, number: int, metrics: dict[str, float], grids: dict[str, Grid], stats: Stats) -> None:
         """Log the validation after `number` epochs; print a line with the loader's `stats` over the epoch.
