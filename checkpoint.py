@@ -4,8 +4,8 @@ import io
 import logging
 import math
 import os
-import pickle
 import shutil
+import zipfile
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -119,8 +119,10 @@ class Training:
             for name in _PARTS:
                 if name != "scaler":
                     getattr(self, name).load_state_dict(state[name])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: of another network ({error}).") from error
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: of another network. Go on with the run's own --architecture, --width, --levels and --blocks."
+            ) from error
         if state.get("scaler") and self.scaler.is_enabled():  # it has a state in fp16 only
             self.scaler.load_state_dict(state["scaler"])
         for name in _REST:  # which the first checkpoints do not have all of
@@ -242,17 +244,31 @@ class _Told:
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return a checkpoint that `save` wrote. Raises InputError if it is none."""
+    """Return a checkpoint that `save` wrote. Raises InputError if it is none, or a byte of it is not as it was."""
     try:
+        with zipfile.ZipFile(path) as file:
+            # PyTorch writes checksums and never looks at them; of what is marked as a folder it reads nothing.
+            damaged = file.testzip() or next((one.filename for one in file.infolist() if one.external_attr), None)
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} is not as it was written")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint. A run keeps them as checkpoints/best.pt and last.pt.") from None
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a checkpoint of this project ({type(error).__name__}: {error}).") from error
-    if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Use another checkpoint of the run.") from error
+    except Exception as error:  # of as many kinds as there are ways to be damaged
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: damaged, or not a checkpoint of this project ({said}). Use another one.") from error
+    match state:
+        case {"model": dict(weights), "config": dict(config)} if all(map(torch.is_tensor, weights.values())):
+            return state | {"config": config | _told(path, state)}
+    raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
+
+
+def _told(path: Path, state: dict[str, Any]) -> dict[str, Any]:
     try:
-        return state | asdict(from_json(_Told, state, others=True))
+        told: _Told = from_json(_Told, state, others=True)
+        return asdict(told.config)
     except ValueError as error:
         raise InputError(f"{path}: not a checkpoint that this version reads: {error}. Use another one.") from None
 
@@ -268,14 +284,20 @@ def components_of(config: dict[str, Any]) -> list[str]:
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict on `device`, and the configuration it was trained with."""
     state = load(path, device)
-    return model_of(state, device), state["config"]
+    return model_of(path, state, device), state["config"]
 
 
-def model_of(state: dict[str, Any], device: torch.device) -> nn.Module:
-    """Return the network of a checkpoint that is loaded, ready to predict on `device`."""
+def model_of(path: Path, state: dict[str, Any], device: torch.device) -> nn.Module:
+    """Return the network of a checkpoint that was loaded from `path`, ready to predict on `device`.
+
+    Raises InputError if its weights are not those of the network that its configuration describes.
+    """
     config = state["config"]
-    model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
-    model.load_state_dict(state["model"])
+    try:
+        model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
+        model.load_state_dict(state["model"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: of another network than it says, or than this version has. Train again.") from error
     return model.eval()
 
 

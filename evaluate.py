@@ -142,7 +142,7 @@ def main(config: EvaluateConfig) -> None:
     use_cores()
     device = select_device(config.device)
     state = load(config.checkpoint, device)
-    model, trained, step = model_of(state, device), state["config"], state["step"]
+    model, trained, step = model_of(config.checkpoint, state, device), state["config"], state["step"]
     data = config.data or trained["loader"]["data"]
     own = {name: value for name, value in trained["loader"].items() if name in ("size", "cache_dir", "cache_limit")}
     run, splits = config.checkpoint.resolve().parent.parent, config.split.split(",")

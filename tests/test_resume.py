@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -50,11 +51,16 @@ def test_the_newest_checkpoints_stay_and_damaged_ones_are_passed_over_with_a_wor
     kept = steps_saved(run)
     assert [path.name for path in kept] == ["step-0000068.pt", "step-0000072.pt", "step-0000075.pt"]
     before = state(run)["model"]
-    for path in (run / "checkpoints" / "last.pt", kept[-1]):
-        path.unlink()
-        path.write_bytes(kept[-2].read_bytes()[:-999])
+    saved = kept[-1].read_bytes()
+    middle = len(saved) // 2
+    for name, damaged in {
+        "last.pt": saved[:-999],
+        kept[-1].name: saved[:middle] + bytes(1024) + saved[middle + 1024 :],
+    }.items():
+        (run / "checkpoints" / name).unlink()
+        (run / "checkpoints" / name).write_bytes(damaged)
     said = trained(tmp_path, "--resume", "run")
-    assert said.count("passed over: run/checkpoints/last.pt: not a checkpoint") == 1
+    assert re.findall(r"passed over: run/checkpoints/(\S+): damaged", said) == ["last.pt", kept[-1].name]
     after = state(run)
     assert after["step"] == (EPOCHS + 1) * STEPS
     assert all(torch.equal(after["model"][name], before[name]) for name in before)
