@@ -9,18 +9,19 @@ import zipfile
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from model.seed import SeedNet
 from model.unet import DualUNet, UNetConfig
-from pipeline.loader import Loader
+from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 from shards.format.depth import DepthRange
+from shards.format.fields import Bounds, from_json
 from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
 from shards.format.storage import replacing, write_bytes
@@ -125,7 +126,11 @@ class Training:
         if state.get("scaler") and self.scaler.is_enabled():  # it has a state in fp16 only
             self.scaler.load_state_dict(state["scaler"])
         for name in _REST:  # which the first checkpoints do not have all of
-            setattr(self, name, state.get(name, getattr(self, name)))
+            before = getattr(self, name)
+            found = state.get(name, before)
+            if type(found) is not type(before) or (name == "totals" and found.shape != before.shape):
+                raise InputError(f"{path}: damaged: {name} is of another kind. Go on from another checkpoint.")
+            setattr(self, name, found)
         if math.isnan(self.best):  # which the first versions took for a best score
             self.best = -math.inf
 
@@ -215,6 +220,29 @@ def _copied(value: Any) -> Any:
     return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What is read of the configuration that a network was trained with; of other versions it may have more."""
+
+    architecture: Architecture
+    unet: UNetConfig
+    loader: LoaderConfig
+    depth: DepthRange
+    components: list[str] = field(default_factory=lambda: [*BY_NAME])  # of the first checkpoints, which do not say
+
+    def __post_init__(self) -> None:
+        if not {"fg_bg"} < {*self.components} <= BY_NAME.keys() or {*self.components} == {"fg_bg", "bg"}:
+            raise ValueError(f"a network is trained on no samples of {', '.join(self.components)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What a checkpoint says besides its tensors, as far as it must be there."""
+
+    config: _Trained
+    step: Annotated[int, Bounds(0, 2**63 - 1)]
+
+
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Return a checkpoint that `save` wrote. Raises InputError if it is none, or a byte of it is not as it was."""
     try:
@@ -231,11 +259,20 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Use another checkpoint of the run.") from error
     except Exception as error:  # of as many kinds as there are ways to be damaged
-        said = f"{type(error).__name__}: {error}"
+        said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path}: damaged, or not a checkpoint of this project ({said}). Use another one.") from error
-    if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
-    return state
+    match state:
+        case {"model": dict(weights), "config": dict(config)} if all(map(torch.is_tensor, weights.values())):
+            return state | {"config": config | _told(path, state)}
+    raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
+
+
+def _told(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    try:
+        told: _Told = from_json(_Told, state, others=True)
+        return asdict(told.config)
+    except ValueError as error:
+        raise InputError(f"{path}: not a checkpoint that this version reads: {error}. Use another one.") from None
 
 
 def components_of(config: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 from checkpoint import PREDICTED, Device, components_of, load_model, select_device
 from pipeline.decode import resize
 from ranks import use_cores
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, report_errors, say
 from shards.format.depth import DepthRange
 from shards.format.images import IMAGE_SUFFIXES, BadImage, converted, read_image, save_image, upright
 from shards.format.storage import refuse_url
@@ -131,7 +131,7 @@ def main(config: PredictConfig) -> None:
             depth = depth_pixels(found["depth"], depth_range)
             save_image(config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth))
     written = " and ".join(f"NAME.{name}.png" for name in PREDICTED if name in components)
-    print(f"{len(todo)} images: {config.out}/{written}")
+    say(f"{len(todo)} images: {config.out}/{written}")
 
 
 if __name__ == "__main__":

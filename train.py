@@ -39,8 +39,9 @@ from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from ranks import Ranks, StopRequest, distributed, only_process
-from shards.errors import InputError, masked, report_errors
-from shards.format.manifest import Manifest, from_json
+from shards.errors import InputError, masked, report_errors, say
+from shards.format.fields import Bounds, Checked, Count, Share, parsed
+from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
 from shards.format.storage import LocalFolder, refuse_url, write_bytes
 from tracking.options import options
@@ -49,11 +50,12 @@ from tracking.report import Report
 STOPPED = 75
 """exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, to be tried again"""
 
+Positive = Annotated[float, Bounds(1e-30, 1e30)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Everything that decides how a run goes."""
 
     loader: LoaderConfig
@@ -64,15 +66,15 @@ class TrainConfig:
     """folder of the run"""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(optional)")] = None
     """folder of a run to go on with; its options are then the defaults of all others"""
-    epochs: int = 5
+    epochs: Count = 5
     """passes over the training split"""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """learning rate at its highest, after the warm-up; a cosine takes it down to 0"""
-    weight_decay: float = 0.02
+    weight_decay: Annotated[float, Bounds(0, 1e30)] = 0.02
     """weight decay of AdamW; biases and batch norm are spared"""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """share of all steps in which the learning rate rises"""
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     """largest norm of the gradient"""
     mask_loss: str = "bce+dice"
     """sum of bce, dice, l1, smooth_l1, ssim, each with a weight if wanted: 0.5*bce+dice"""
@@ -86,24 +88,18 @@ class TrainConfig:
     """auto compiles network and losses on CUDA, where steps take less time then; on a CPU they would not"""
     wandb: Literal["auto", "off"] = "auto"
     """auto logs to Weights & Biases: online if you are logged in, else offline, to be sent later"""
-    log_every: int = 50
+    log_every: Count = 50
     """optimiser steps between lines in metrics.jsonl"""
-    save_every: int = 1000
+    save_every: Count = 1000
     """optimiser steps between checkpoints, besides those at the end of each epoch"""
-    keep: int = 3
+    keep: Count = 3
     """newest checkpoints that stay, besides the best one"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        super().__post_init__()
         refuse_url(self.out)
         if self.resume and self.out != self.resume:
             raise InputError(f"--resume {self.resume} goes on in that folder. Leave out --out {self.out}.")
-        if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
-            raise InputError(
-                "--learning-rate and --grad-clip must be above 0, --weight-decay at least 0, --warmup from 0 to 1."
-            )
         try:
             mask_loss(self.mask_loss), depth_loss(self.depth_loss)
         except ValueError as error:
@@ -284,7 +280,7 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:
-                print(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
+                say(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
             return 0
         validation = replace(config.loader, split="val", shuffle=False, decode=loader.decode)
         held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
@@ -358,7 +354,7 @@ def _say_what_is_learned(config: TrainConfig, manifest: Manifest) -> None:
     if lacks := [name for name in BY_NAME if name not in manifest.components]:
         predicted, seen = learned(manifest), ", ".join(name for name in manifest.components if name not in PREDICTED)
         said = f"the network learns {' and '.join(predicted)} from {seen}"
-        print(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
+        say(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
 
 
 def _described(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
@@ -378,12 +374,12 @@ def parse_args() -> TrainConfig:
 def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
-        config: TrainConfig = from_json(TrainConfig, json.loads(path.read_text()))
+        config: TrainConfig = parsed(TrainConfig, path.read_bytes())
         return config
     except FileNotFoundError:
         raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a run's configuration that this version reads ({error}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a run's configuration that this version reads: {error}.") from None
 
 
 def _refuse_other_options(config: TrainConfig) -> None:
@@ -401,7 +397,6 @@ def _refuse_other_options(config: TrainConfig) -> None:
 
 def main() -> int:
     config = parse_args()
-    logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
         ranks.agree(_decides(config, ranks))
         if not config.resume and Checkpoints(config.out, config.keep).exist():

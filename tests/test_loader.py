@@ -301,7 +301,7 @@ def test_a_shard_missing_or_cut_short_is_found_at_the_start(damaged: Path, name:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"split": "tset"}, "no samples in split 'tset'"), ({"batch_size": 0}, "batch_size=0: at least 1"),
+    [({"split": "tset"}, "no samples in split 'tset'"), ({"batch_size": 0}, "batch-size is 0, where a number from 1"),
      ({"world_size": 17}, "cannot be divided among 17 ranks"), ({"decode": "gpu"}, "decode=gpu needs")],
 )  # fmt: skip
 def test_what_cannot_be_loaded_is_told_at_once(dataset: Path, options: dict[str, Any], said: str) -> None:

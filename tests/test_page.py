@@ -18,7 +18,6 @@ from small_data import SAMPLES, built, convert, images
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.depth import ExistingDepthConfig
-from shards.format.images import read_left_out
 from shards.format.manifest import Manifest
 from shards.format.schema import identity
 from shards.format.splits import SplitConfig
@@ -176,13 +175,6 @@ def test_what_was_left_out_is_told_with_the_first_of_each_kind(messy: Path, tmp_
     assert re.findall(r"Thumbs\d", text) == ["Thumbs0", "Thumbs1", "Thumbs2"]
     (tmp_path / "out" / "left-out.tsv").unlink()
     assert "Thumbs" not in written(dataset, tmp_path / "show.html").text
-
-
-@pytest.mark.parametrize("text", ["", "kind\tkey\n", "kind\tkey\tcomponent\tsource\tdetail\nlitter\t\t\n", "\0"])
-def test_another_table_is_no_list_of_what_was_left_out(tmp_path: Path, text: str) -> None:
-    (tmp_path / "left-out.tsv").write_text(text)
-    with pytest.raises(InputError, match=r"left-out\.tsv: no list of what was left out \(.*\)\. Remove it"):
-        list(read_left_out(tmp_path))
 
 
 def test_a_data_set_without_depth_has_a_page(damaged: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
 from ranks import distributed
 from shards.errors import InputError
-from shards.format.manifest import from_json
+from shards.format.fields import from_json
 from train import TrainConfig, scheduled_rate
 
 ROOT = Path(__file__).parent.parent

@@ -61,7 +61,7 @@ class BuildConfig(RunConfig):
 
 def _numbers(part: str) -> tuple[int, int]:
     number, slash, of = part.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+    if not (slash and len(part) < 20 and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise InputError(f"part {part}: two numbers are needed, such as 2/5 for the second of five parts.")
     return int(number), int(of)
 
@@ -251,7 +251,7 @@ def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
             )
         lacking = _missing(out, shards, _is_finished)
         absent = _missing(part, lacking, _is_finished)
-        for shard in track([one for one in lacking if one not in absent], f"{part}"):
+        for shard in track([one for one in lacking if one not in absent], "shards"):
             for file in (shard.name, _idx(shard.name), _record(shard)):
                 out.write(file, part.read(file))
     if missing := _missing(out, shards, _is_finished):

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
 from rich import progress
@@ -22,6 +22,7 @@ from rich.text import Text
 from shards.build.ray import on_ray
 from shards.errors import InputError
 from shards.format.dataset import ShardContents
+from shards.format.fields import Bounds, Checked
 from shards.ingest.job import Unit
 from shards.machine import cpu_count
 
@@ -34,10 +35,10 @@ _SIGNAL_AT_PARENTS_DEATH = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Checked):
     """What does the work, a shard at a time. The result does not depend on it."""
 
-    workers: int = cpu_count()
+    workers: Annotated[int, Bounds(1, 1024)] = cpu_count()
     """processes of this machine; where a teacher predicts there is one, which uses all cores"""
     engine: Literal["processes", "ray"] = "processes"
     """processes here, or tasks on a Ray cluster, whose machines must reach all data under the same path or URL"""
@@ -45,8 +46,7 @@ class RunConfig:
     """address that `ray start` printed; else RAY_ADDRESS, this machine's cluster, or one of this machine alone"""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise InputError("workers must be at least 1.")
+        super().__post_init__()
         if self.ray_address and self.engine != "ray":
             raise InputError(f"ray-address {self.ray_address}: only --engine ray has one.")
 

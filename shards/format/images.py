@@ -1,9 +1,7 @@
 """JPEG and PNG: how a component is encoded, and whether a file is the image that it claims to be."""
 
-import csv
 import io
 import struct
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -59,22 +57,6 @@ class LeftOut(NamedTuple):
     component: str
     source: str
     detail: str
-
-
-def read_left_out(folder: Path) -> Iterator[LeftOut]:
-    """Read what was left out of the data set in a folder, if its list is there. Raises InputError if that is none."""
-    path = folder / "left-out.tsv"
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            rows = csv.reader(file, "excel-tab")
-            if tuple(next(rows, ())) != LeftOut._fields:
-                raise ValueError(f"its columns are not {', '.join(LeftOut._fields)}")
-            for row in rows:
-                yield LeftOut(*row)
-    except FileNotFoundError:
-        return
-    except (csv.Error, TypeError, ValueError) as error:
-        raise InputError(f"{path}: no list of what was left out ({error}). Remove it, or copy it again.") from error
 
 
 def decode_image(data: bytes, expected: ImageFormat) -> Image.Image:

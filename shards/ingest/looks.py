@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from PIL import Image
 
 from shards.errors import InputError
 from shards.format.depth import DepthRange, ExistingDepthConfig
+from shards.format.fields import Bounds, Square
 from shards.format.images import BadImage, ImageFormat, Size, turn_of
 from shards.format.manifest import Encoding
 from shards.format.schema import BY_NAME
@@ -53,29 +54,25 @@ _FEW = 40
 class PixelsConfig(ExistingDepthConfig):
     """What the values of the files mean, and in which size and format images are stored."""
 
-    depth_scale: float | None = None
+    depth_scale: Annotated[float, Bounds(1e-9, 10**9)] | None = None
     """stored values a metre: 1000 in NYU Depth v2 (millimetres), 5000 in TUM, 256 in KITTI; of floats 1 if not given"""
     depth_colormap: str | None = None
     """turn coloured depth back into grey; name of the colour map that it was drawn with in Matplotlib, such as jet"""
     mask_values: tuple[float, float] | None = None
     """values of background and figure in the masks; 255 0 inverts. If not given, they are recognised"""
-    size: int | None = None
+    size: Square | None = None
     """height and width to which all images are scaled and encoded again; without it they keep their size"""
     lossless: bool = False
     """with size: mask and depth as PNG, which no second encoding blurs"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and self.size < 16:
-            raise InputError(f"size {self.size}: at least 16 is needed.")
         if self.lossless and self.size is None:
             raise InputError(
                 "lossless needs size. Without it every file is stored as it is, and there is no loss to be spared."
             )
         if self.mask_values and self.mask_values[0] == self.mask_values[1]:
             raise InputError("mask-values: background and figure need two different values, such as 0 1.")
-        if self.depth_scale is not None and not 0 < self.depth_scale < np.inf:
-            raise InputError(f"depth-scale {self.depth_scale:g}: values a metre, more than 0, such as 1000.")
         if self.depth_scale and self.near_is_bright:
             raise InputError("near-is-bright is for relative depth, and depth-scale for metres. Give one of the two.")
         if self.depth_scale and self.depth_colormap:

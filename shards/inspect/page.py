@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from shards.format.dataset import Dataset
-from shards.format.images import LeftOut, read_left_out
+from shards.format.images import LeftOut
+from shards.format.left_out import read_left_out
 from shards.format.manifest import Manifest
 from shards.format.schema import identity
 from shards.format.storage import write_bytes
@@ -140,7 +141,7 @@ def coverage(dataset: Dataset, at_most: int = 400_000, cells: tuple[int, int] = 
     }
 
 
-def _examples(root: Path) -> dict[str, list[LeftOut]]:
+def _examples(folder: Path) -> dict[str, list[LeftOut]]:
     """Return the first three lines of each kind in the list of what was left out, if it is beside the data set."""
-    rows = groupby(read_left_out(root), attrgetter("kind"))  # the list is sorted by it
+    rows = groupby(read_left_out(folder), attrgetter("kind"))  # the list is sorted by it
     return {kind: list(islice(some, 3)) for kind, some in rows}

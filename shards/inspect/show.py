@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from shards.errors import InputError
+from shards.errors import InputError, printable
 from shards.format.dataset import Dataset
 from shards.format.images import BadImage, eight_bit, load_image, open_image, save_image
 from shards.format.manifest import Manifest
@@ -21,16 +22,19 @@ def describe(folder: Folder, console: Console) -> None:
     manifest = Manifest.read(folder)
     shards, samples, (height, width) = manifest.shards, manifest.samples, manifest.image_size
     size = sum(shard.bytes for shard in shards)
-    console.print(f"[bold]{folder}[/]: {samples:,} samples of {width}x{height} pixels")
-    console.print(f"  {len(shards)} shards, {size / 1e6:,.1f} MB, {size / samples / 1e3:.1f} KB a sample")
-    if manifest.storage:
-        console.print(f"  {storage_words(manifest)}")
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
-    console.print(f"  splits by {manifest.split_by}: {splits}")
     depth = manifest.depth if "depth" in manifest.components else "none yet; `python -m shards depth` adds it"
-    console.print(f"  depth: {depth}")
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in manifest.left_out.items())
-    console.print(f"  left out: {f'{left_out} (left-out.tsv)' if left_out else 'nothing'}")
+    lines = [
+        f"{folder}: {samples:,} samples of {width}x{height} pixels",
+        f"  {len(shards)} shards, {size / 1e6:,.1f} MB, {size / samples / 1e3:.1f} KB a sample",
+        *([f"  {storage_words(manifest)}"] if manifest.storage else []),
+        f"  splits by {manifest.split_by}: {splits}",
+        f"  depth: {depth}",
+        f"  left out: {f'{left_out} (left-out.tsv)' if left_out else 'nothing'}",
+    ]
+    for line in lines:
+        console.print(Text(printable(line)))
     table = Table("component", "stored as", "distinct", "mean", "std")
     for name, component in manifest.components.items():
         found = manifest.statistics[name]
