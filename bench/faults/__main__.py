@@ -3,12 +3,12 @@ import os, sys, tempfile
 from pathlib import Path
 os.environ["OMP_NUM_THREADS"]="1"; os.environ["MALLOC_ARENA_MAX"]="2"
 if __name__ == "__main__":
-    from bench.faults import files
+    from bench.faults import files, images
     from bench.faults.attack import run
     import collections
     work = Path("/tmp/faults/w"); work.mkdir(parents=True, exist_ok=True)
     for name in sys.argv[2:]:
-        a = next(x for x in files.ATTACKS if x.name == name)
+        a = next(x for x in files.ATTACKS + images.ATTACKS if x.name == name)
         row = run(a, work, int(sys.argv[1]))
         print(row.name, row.ended, len(row.failures), f"{row.seconds:.0f} s")
         c = collections.defaultdict(list)
