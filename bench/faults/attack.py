@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
@@ -21,9 +22,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from bench.measure import ROOT
 from shards.errors import InputError
 
+ROOT = Path(__file__).parents[2]
 Kind = Literal["signal", "hang", "traceback", "memory", "wrong bytes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """how an attempt can fail"""
@@ -198,8 +199,6 @@ def prepare(attack: Attack, folder: Path) -> None:
 
 def command(argv: Sequence[str | Path], **options: object) -> "subprocess.Popen[str]":
     """Begin a program of the project, `python ARGV`, in a session of its own; it says what it says to `stdout`."""
-    import sys
-
     said: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     own = {"cwd": ROOT, "start_new_session": True}
     return subprocess.Popen([sys.executable, *map(str, argv)], **(said | own | options))  # type: ignore[call-overload]  # of object

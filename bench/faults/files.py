@@ -20,6 +20,7 @@ import evaluate
 import train as training
 from bench.faults import data
 from bench.faults.attack import Attack, FailureError, doing
+from bench.faults.spoil import chance, places, spoil, spoiled_bytes, spoiled_json
 from checkpoint import load, load_model
 from pipeline.decode import Decode
 from shards.build.build import BuildConfig, build_dataset, merge
@@ -54,8 +55,8 @@ def _decode(number: int) -> Decode:
 
 
 def manifest(folder: Path, number: int) -> None:
-    copy, of = copied(folder / "data", number), data.chance("manifest", number)
-    data.spoil(copy / "manifest.json", of)
+    copy, of = copied(folder / "data", number), chance("manifest", number)
+    spoil(copy / "manifest.json", of)
     if number % 3:
         data.refuse_other_pixels(copy, folder / "data", _decode(number))
     else:
@@ -64,10 +65,10 @@ def manifest(folder: Path, number: int) -> None:
 
 def index(folder: Path, number: int) -> None:
     """Half of the attempts have the manifest tell the digest of what they write, as whoever wrote it would."""
-    copy, of = copied(folder / "data", number), data.chance("index", number)
+    copy, of = copied(folder / "data", number), chance("index", number)
     path, honest = of.choice(sorted((copy / "index").iterdir())), of.random() < 0.5
     if of.random() < 0.4:
-        data.spoil(path, of)
+        spoil(path, of)
     else:
         np.save(path, _spoiled_array(path, of))
     if not honest:
@@ -146,8 +147,8 @@ def resume(run: Path) -> dict[str, Any]:
 
 
 def configuration(folder: Path, number: int) -> None:
-    copy, of = copied(folder / "run", number), data.chance("configuration", number)
-    data.spoil(copy / "config.json", of)
+    copy, of = copied(folder / "run", number), chance("configuration", number)
+    spoil(copy / "config.json", of)
     here = os.getcwd()
     try:
         os.chdir(folder)  # for a path may have become any
@@ -162,11 +163,11 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def checkpoint(folder: Path, number: int) -> None:
-    run, of = folder / "run", data.chance("checkpoint", number)
+    run, of = folder / "run", chance("checkpoint", number)
     copy = copied(run, number)
     if of.random() < 0.6:
         path = of.choice(sorted((copy / "checkpoints").iterdir()))
-        written = data.spoiled_bytes(path.read_bytes(), of)
+        written = spoiled_bytes(path.read_bytes(), of)
         path.unlink()  # one that is a link, too, is damaged alone
         path.write_bytes(written)
         if number % 2:
@@ -193,31 +194,42 @@ def checkpoint(folder: Path, number: int) -> None:
 
 
 def _spoiled_state(state: Any, of: random.Random) -> Any:
-    places = list(data._places(state))
-    *way, last = of.choice(places)
+    found = list(places(state))
+    *way, last = of.choice(found)
     parent = state
     for step in way:
         parent = parent[step]
     value = parent[last]
     if isinstance(value, torch.Tensor) and of.random() < 0.5:
-        others: list[Any] = [value.double(), value.reshape(-1)[:1], value.flatten(), torch.zeros(0), value.tolist(), value.int()]
+        others: list[Any] = [
+            value.double(),
+            value.reshape(-1)[:1],
+            value.flatten(),
+            torch.zeros(0),
+            value.tolist(),
+            value.int(),
+        ]
         parent[last] = of.choice(others)
         doing(f"{'.'.join(map(str, (*way, last)))} a tensor of other type or shape")
         return state
-    return data.spoiled_json(state, of)
+    return spoiled_json(state, of)
 
 
 def work(folder: Path, number: int) -> None:
     """The state that a killed build leaves: gone on with, it ends with the bytes of one that nobody stopped."""
-    copy, of = copied(folder / "begun", number), data.chance("work", number)
+    copy, of = copied(folder / "begun", number), chance("work", number)
     path = of.choice(sorted(one for one in copy.rglob("*") if one.is_file()))
     doing(f"{path.relative_to(copy)}")
     if of.random() < 0.15:
         path.unlink()
     else:
-        data.spoil(path, of)
+        spoil(path, of)
     if number % 2:
-        build_dataset(plan_composition(data.compose_config(data.draw(folder / "drawn"))), LocalFolder(copy), BuildConfig(workers=1))
+        build_dataset(
+            plan_composition(data.compose_config(data.draw(folder / "drawn"))),
+            LocalFolder(copy),
+            BuildConfig(workers=1),
+        )
     else:
         merge([], LocalFolder(copy))
     found, expected = data.contents(copy), data.contents(folder / "data")
@@ -227,9 +239,9 @@ def work(folder: Path, number: int) -> None:
 
 
 def left_out(folder: Path, number: int) -> None:
-    copy, of = copied(folder / "data", number), data.chance("left-out", number)
+    copy, of = copied(folder / "data", number), chance("left-out", number)
     lines = "kind\tkey\tcomponent\tsource\tdetail\n" + "truncated\ta\tmask\tb/c.jpg\twhy\n" * 3
-    (copy / "left-out.tsv").write_bytes(data.spoiled_bytes(lines.encode(), of))
+    (copy / "left-out.tsv").write_bytes(spoiled_bytes(lines.encode(), of))
     look(copy)
 
 
@@ -248,10 +260,52 @@ def _prepare_work(folder: Path) -> None:
 
 
 ATTACKS = [
-    Attack(name="manifest", what="manifest.json spoiled: loaded, shown", prepare=_prepare_data, attempt=manifest, attempts=2000, long=20_000),
-    Attack(name="index", what="an index array spoiled: loaded, shown", prepare=_prepare_data, attempt=index, attempts=2000, long=20_000),
-    Attack(name="configuration", what="config.json of a run spoiled: gone on with", prepare=_prepare_run, attempt=configuration, attempts=1000, long=10_000),
-    Attack(name="checkpoint", what="a checkpoint spoiled: gone on with, evaluated", prepare=_prepare_run, attempt=checkpoint, attempts=1000, long=10_000),
-    Attack(name="work", what="what a stopped build left spoiled: gone on with", prepare=_prepare_work, attempt=work, attempts=300, long=3000),
-    Attack(name="left-out", what="left-out.tsv spoiled: shown", prepare=_prepare_data, attempt=left_out, attempts=200, long=2000),
+    Attack(
+        name="manifest",
+        what="manifest.json spoiled: loaded, shown",
+        prepare=_prepare_data,
+        attempt=manifest,
+        attempts=2000,
+        long=20_000,
+    ),
+    Attack(
+        name="index",
+        what="an index array spoiled: loaded, shown",
+        prepare=_prepare_data,
+        attempt=index,
+        attempts=2000,
+        long=20_000,
+    ),
+    Attack(
+        name="configuration",
+        what="config.json of a run spoiled: gone on with",
+        prepare=_prepare_run,
+        attempt=configuration,
+        attempts=1000,
+        long=10_000,
+    ),
+    Attack(
+        name="checkpoint",
+        what="a checkpoint spoiled: gone on with, evaluated",
+        prepare=_prepare_run,
+        attempt=checkpoint,
+        attempts=1000,
+        long=10_000,
+    ),
+    Attack(
+        name="work",
+        what="what a stopped build left spoiled: gone on with",
+        prepare=_prepare_work,
+        attempt=work,
+        attempts=300,
+        long=3000,
+    ),
+    Attack(
+        name="left-out",
+        what="left-out.tsv spoiled: shown",
+        prepare=_prepare_data,
+        attempt=left_out,
+        attempts=200,
+        long=2000,
+    ),
 ]

@@ -10,8 +10,7 @@ import random
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ import torch
 from PIL import Image
 
 from bench.faults import data
-from bench.faults.attack import REFUSED, WELL, Attack, FailureError, doing
+from bench.faults.attack import Attack, FailureError, doing
+from bench.faults.spoil import chance, spoiled_bytes
 from pipeline.decode import Decode
 from pipeline.loader import Loader, LoaderConfig
 from shards.build.assemble import assemble
@@ -91,13 +91,15 @@ def broken(image: bytes, of: random.Random) -> bytes:
         lambda: image[:body] + bytes(len(image[body : body + 64])) + image[body + 64 :],
         lambda: image[:body] + b"\xff\xd9" + image[body:],
         lambda: image[:body] + bytes([0xFF, of.randrange(256)]) + image[body + 2 :],
-        lambda: data.spoiled_bytes(image[: begin + 40], of) + image[begin + 40 :],
+        lambda: spoiled_bytes(image[: begin + 40], of) + image[begin + 40 :],
         lambda: image + image,
         lambda: image[:-2],
         lambda: _of_other_size(image, *big),
         lambda: _png(*big),
         lambda: _png(20_000, 20_000, pixels=bytes(10_000_000)),
-        lambda: _png(data.SIZE, data.SIZE, of.choice([0, 1, 2, 4, 8, 16, 255]), of.randrange(8), bytes(of.randrange(9999))),
+        lambda: _png(
+            data.SIZE, data.SIZE, of.choice([0, 1, 2, 4, 8, 16, 255]), of.randrange(8), bytes(of.randrange(9999))
+        ),
         lambda: _saved(rgb, of.choice(["BMP", "GIF", "WEBP", "TIFF", "PPM", "ICO", "PNG", "JPEG", "JPEG2000", "AVIF"])),
         lambda: _saved(rgb, "JPEG", exif=_exif(of.randrange(10))),
         lambda: _saved(rgb, "PNG", exif=_exif(of.randrange(10))),
@@ -117,11 +119,16 @@ def broken(image: bytes, of: random.Random) -> bytes:
         return image[:at]
 
 
-def spoil(original: Path, out: Path, share: float, of: random.Random) -> set[int]:
+def break_images(original: Path, out: Path, share: float, of: random.Random) -> set[int]:
     """Write a copy of a data set with that share of images broken; return the rows whose samples they belong to."""
     dataset = Dataset.open(original)
     job = plan_composition(data.compose_config(data.draw(original.parent / "drawn")))
-    names, rows, records, row = {name: one.extension for name, one in job.plan.manifest.components.items()}, set(), [], 0
+    names, rows, records, row = (
+        {name: one.extension for name, one in job.plan.manifest.components.items()},
+        set(),
+        [],
+        0,
+    )
     out.mkdir()
     for number, unit in enumerate(job.units):
         whole, samples = dataset.contents(number), []
@@ -130,7 +137,9 @@ def spoil(original: Path, out: Path, share: float, of: random.Random) -> set[int
             if spoiled != images:
                 rows.add(row)
             row += 1
-            histograms = {name: np.ones((one.channels, 256), np.int64) for name, one in job.plan.manifest.components.items()}
+            histograms = {
+                name: np.ones((one.channels, 256), np.int64) for name, one in job.plan.manifest.components.items()
+            }
             samples.append(Sample(key, dict(zip(names, spoiled, strict=True)), histograms))
         records.append(write_shard(out / unit.name, names, samples))
     assemble(records, job.plan, out, LocalFolder(out))
@@ -150,7 +159,9 @@ def _epochs(root: Path, epochs: int = EPOCHS, ranks: int = 1, stop: int = 0, **o
         for _ in range(epochs):
             for step, batches in enumerate(zip(*loaders, strict=True)):
                 rows = [row for batch in batches for row in batch.index.tolist()]
-                images = [None if batches[0][i] is None else torch.cat([batch[i] for batch in batches]) for i in range(4)]
+                images = [
+                    None if batches[0][i] is None else torch.cat([batch[i] for batch in batches]) for i in range(4)
+                ]
                 seen.append((rows, images))
                 if stop and step == stop:
                     break
@@ -169,17 +180,15 @@ def _epochs(root: Path, epochs: int = EPOCHS, ranks: int = 1, stop: int = 0, **o
 
 
 def _rest(loader: Loader, epochs: int) -> Seen:
-    return [
-        (batch.index.tolist(), [*batch[:4]]) for _ in range(loader.epoch, epochs) for batch in loader
-    ]
+    return [(batch.index.tolist(), [*batch[:4]]) for _ in range(loader.epoch, epochs) for batch in loader]
 
 
 def load(share: float, decode: Decode, threads: int, folder: Path, number: int) -> dict[str, int] | None:
-    of, root = data.chance("images", share, number), folder / "spoiled"
+    of, root = chance("images", share, number), folder / "spoiled"
     shutil.rmtree(root, ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     logging.disable(logging.WARNING)
-    rows = spoil(folder / "data", root, share, of)
+    rows = break_images(folder / "data", root, share, of)
     doing(f"{len(rows)} of {data.SAMPLES} samples broken, number {number}")
     options: dict[str, Any] = {"decode": decode, "num_threads": threads, "size": 0 if number % 2 else 32}
     try:
@@ -213,7 +222,9 @@ def _refuse_other_pixels(seen: Seen, original: Path, broken: set[int], decode: D
                 whole[row] = [None if one is None else one[i] for one in batch[:4]]
     for rows, images in seen:
         for i, row in enumerate(rows):
-            if row not in broken and not all(torch.equal(one[i], other) for one, other in zip(images, whole[row], strict=True)):
+            if row not in broken and not all(
+                torch.equal(one[i], other) for one, other in zip(images, whole[row], strict=True)
+            ):
                 raise FailureError("wrong bytes", f"row {row}, which is whole, has other pixels")
 
 
