@@ -201,7 +201,9 @@ def command(argv: Sequence[str | Path], **options: object) -> "subprocess.Popen[
     """Begin a program of the project, `python ARGV`, in a session of its own; it says what it says to `stdout`."""
     said: dict[str, object] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     own = {"cwd": ROOT, "start_new_session": True}
-    return subprocess.Popen([sys.executable, *map(str, argv)], **(said | own | options))  # type: ignore[call-overload]  # of object
+    whole = said | own | options
+    begun: subprocess.Popen[str] = subprocess.Popen([sys.executable, *map(str, argv)], **whole)  # type: ignore[call-overload]  # of object
+    return begun
 
 
 def told(code: int, said: str) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""What is attacked: a small data set, a small training on it, and what both hold; and how files of theirs are spoiled."""
+"""What is attacked: a small data set, a small training on it, and what both hold."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -35,15 +35,15 @@ def draw(root: Path) -> dict[str, Path]:
     return folders
 
 
-def compose_config(drawn: Mapping[str, Path]) -> ComposeConfig:
+def compose_config(drawn: Mapping[str, Path], samples: int = SAMPLES) -> ComposeConfig:
     division = DivisionConfig(samples_per_shard=IN_A_SHARD, val_share=0.2, test_share=0.2)
-    own: dict[str, Any] = {"places": 4, "samples": SAMPLES, "size": SIZE, "division": division}
-    return ComposeConfig(**drawn, **own)
+    own: dict[str, Any] = dict(drawn) | {"places": 4, "samples": samples, "size": SIZE, "division": division}
+    return ComposeConfig(**own)
 
 
-def compose(root: Path) -> Path:
+def compose(root: Path, samples: int = SAMPLES) -> Path:
     """Draw a data set into `root`, and compose it there, in this process."""
-    return build(plan_composition(compose_config(draw(root / "drawn"))), root / "data")
+    return build(plan_composition(compose_config(draw(root / "drawn"), samples)), root / "data")
 
 
 def build(job: Job, out: Path) -> Path:

@@ -25,6 +25,7 @@ from checkpoint import load, load_model
 from pipeline.decode import Decode
 from shards.build.build import BuildConfig, build_dataset, merge
 from shards.format.dataset import Dataset
+from shards.format.splits import SPLITS
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
 from shards.inspect.page import write_page
@@ -80,7 +81,7 @@ def index(folder: Path, number: int) -> None:
     elif honest:
         data.refuse_other_pixels(copy, folder / "data", _decode(number))
     else:
-        for split in data.SPLITS:
+        for split in SPLITS:
             list(data.epoch(copy, split, _decode(number)))
 
 
@@ -135,7 +136,8 @@ def resume(run: Path) -> dict[str, Any]:
         state.update(one.state_dict())
         raise _BegunError
 
-    kept, training.optimise = training.optimise, optimise
+    kept = training.optimise
+    training.optimise = optimise  # type: ignore[assignment]  # it never returns
     try:
         sys.argv = ["train.py", "--resume", str(run), "--wandb", "off", "--device", "cpu"]
         training.main()
@@ -149,7 +151,7 @@ def resume(run: Path) -> dict[str, Any]:
 def configuration(folder: Path, number: int) -> None:
     copy, of = copied(folder / "run", number), chance("configuration", number)
     spoil(copy / "config.json", of)
-    here = os.getcwd()
+    here = Path.cwd()
     try:
         os.chdir(folder)  # for a path may have become any
         resume(copy)

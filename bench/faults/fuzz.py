@@ -14,13 +14,16 @@ from pathlib import Path
 from PIL import Image
 
 from bench.faults import data
-from bench.faults.attack import REFUSED, WELL, Attack, FailureError, command, doing
+from bench.faults.attack import REFUSED, WELL, Attack, FailureError, Kind, command, doing
 from bench.faults.harness import SIZE
 
 CHUNK = 50_000
 """inputs of an attempt; the next one goes on with what this one has found"""
 MEMORY, SECONDS = 2048, 20
 """MiB of the whole process, and seconds for one input, above which it counts as failed"""
+SIGNS: dict[str, Kind] = {"libFuzzer: timeout": "hang", "libFuzzer: out-of-memory": "memory"}
+SIGNS |= {"libFuzzer: deadly signal": "signal", "WrongBytesError": "wrong bytes"}
+"""what libFuzzer says of an input that ends badly, or Python"""
 LONGEST = 4096
 """bytes of an input"""
 
@@ -39,8 +42,9 @@ def _seeds(target: str, folder: Path) -> Iterator[bytes]:
     elif target == "manifest":
         yield (folder / "data" / "manifest.json").read_bytes()
     elif target == "tar":
-        for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-            with tarfile.open(fileobj=(buffer := io.BytesIO()), mode="w", format=form) as tar:
+        for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w", format=kind) as tar:
                 for name in ("a.fg_bg.jpg", "a.mask.png", f"{'long' * 20}/{'long' * 10}.fg_bg.jpg"):
                     member = tarfile.TarInfo(name)
                     member.size = 20
@@ -77,17 +81,7 @@ def fuzz(target: str, folder: Path, number: int) -> Counter[str]:
     if process.returncode == 0:
         return Counter({WELL: well, REFUSED: refused})
     found = sorted(folder.glob(f"bad-{number}-*"))
-    kind = (
-        "hang"
-        if "timeout" in said
-        else "memory"
-        if "out-of-memory" in said
-        else "signal"
-        if "deadly signal" in said
-        else "wrong bytes"
-        if "WrongBytesError" in said
-        else "traceback"
-    )
+    kind = next((kind for word, kind in SIGNS.items() if word in said), "traceback")
     last = [line for line in said.splitlines() if not line.startswith(("stat::", "#", "MS:", "INFO:", "0x"))][-12:]
     doing(f"fuzz {target}, seed {number + 1}: the input is {found[-1] if found else 'not kept'}")
     raise FailureError(kind, "\n".join(last))

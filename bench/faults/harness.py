@@ -1,7 +1,7 @@
-"""The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET CORPUS ENDED [OPTION OF LIBFUZZER...]`.
+"""The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET CORPUS ENDED [OPTION...]`.
 
-It ends at the first input that ends badly. How its inputs have ended it counts in the file ENDED, which stays whatever
-happens. Nothing of the project may be imported before main(), where what it imports is made to tell its coverage.
+The options are libFuzzer's. It ends at the first input that ends badly. How its inputs have ended it counts in the file
+ENDED, which stays whatever happens. Nothing of the project may be imported before main(), where what it imports is made to tell its coverage.
 """
 
 import json
@@ -85,8 +85,6 @@ def _zip(file: Path, _: Path) -> Target:
 
 
 def _header(*_: Path) -> Target:
-    from PIL import Image
-
     from shards.format.images import BadImage, ImageFormat, decode_image, read_any_header, read_header
 
     def attempt(data: bytes) -> None:
@@ -95,9 +93,8 @@ def _header(*_: Path) -> Target:
             raise WrongBytesError(f"{quick} by the header, {found} by Pillow")
         try:
             image = decode_image(data, ImageFormat("png" if data[:1] == b"\x89" else "jpg", SIZE, 8, 3))
-        except BadImage:
-            return
-        assert isinstance(image, Image.Image)
+        except BadImage as bad:
+            raise ValueError from bad
         if image.size != SIZE[::-1]:
             raise WrongBytesError(f"{image.size} pixels")
 
@@ -176,14 +173,14 @@ def _counters(file: Path) -> Iterator[Callable[[int], None]]:
 
 
 def main(target: str, corpus: Path, ended: Path, *options: str) -> None:
-    import atheris
+    import atheris  # type: ignore[import-untyped]  # has no stubs
 
     with atheris.instrument_imports(include=["shards", "pipeline"]):
         from shards.errors import InputError
 
         file = Path(f"/proc/self/fd/{os.memfd_create(target)}")  # no disk is as quick
         attempt = TARGETS[target](file, corpus.parent)
-    refusals = (InputError, ValueError) if target in ("headers", "portable", "dali") else (InputError,)
+    refusals = (InputError, ValueError) if target in ("header", "headers", "portable", "dali") else (InputError,)
     with _counters(ended) as count:
 
         def one(data: bytes) -> None:

@@ -183,7 +183,7 @@ def _rest(loader: Loader, epochs: int) -> Seen:
     return [(batch.index.tolist(), [*batch[:4]]) for _ in range(loader.epoch, epochs) for batch in loader]
 
 
-def load(share: float, decode: Decode, threads: int, folder: Path, number: int) -> dict[str, int] | None:
+def load(share: float, decode: Decode, threads: int, folder: Path, number: int) -> None:
     of, root = chance("images", share, number), folder / "spoiled"
     shutil.rmtree(root, ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
@@ -210,7 +210,6 @@ def load(share: float, decode: Decode, threads: int, folder: Path, number: int) 
     for (_, one), (_, other) in zip(seen, plain, strict=True):
         if not all(a is b or torch.equal(a, b) for a, b in zip(one, other, strict=True)):
             raise FailureError("wrong bytes", f"other pixels with {name}")
-    return None
 
 
 def _refuse_other_pixels(seen: Seen, original: Path, broken: set[int], decode: Decode, size: int) -> None:
