@@ -20,7 +20,6 @@ from typing import Annotated
 import tyro
 from rich import progress
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from bench.faults import disks, epochs, files, fuzz, images, kills, ranks
@@ -52,7 +51,7 @@ class FaultsConfig:
     attempt: int | None = None
     """do the attempt of this number alone, in this process, which shows where it fails"""
     work: Path | None = None
-    """folder to work in, which is kept; else a temporary one"""
+    """folder to work in, which is kept, with faults.json where only some attacks run; else a temporary one"""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1000 or self.jobs < 1:
@@ -99,7 +98,7 @@ def attacked(attacks: dict[Attack, int], work: Path, jobs: int) -> list[Row]:
                     told = f"{type(error).__name__}: {error}"
                     row = Row(attack.name, attack.what, failures=[Failure(0, "traceback", "the campaign", told)])
                 rows[row.name] = row
-                bar.print(escape(said(row)))
+                bar.print(said(row), markup=False, soft_wrap=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -160,12 +159,11 @@ def main(config: FaultsConfig) -> int:
                 attack.attempt(work / attack.name, config.attempt)
             return 0
         rows = attacked(attacks, work, config.jobs)
-    console = Console()
-    console.print(table(rows), markup=False, soft_wrap=True)
-    if not config.names:
-        RESULTS.parent.mkdir(exist_ok=True)
         kept = [asdict(row) | {"failures": [one._asdict() for one in row.failures]} for row in rows]
-        write_bytes(RESULTS, (json.dumps({"machine": before, "attacks": kept}, indent=1) + "\n").encode())
+        text = json.dumps({"machine": before, "attacks": kept}, indent=1) + "\n"
+        write_bytes(work / "faults.json" if config.names else RESULTS, text.encode())
+    Console().print(table(rows), markup=False, soft_wrap=True)
+    if not config.names:
         how = f"`python -m bench.faults{' --long' if config.long else ''}`, {before}."
         write_section(PAGE, "faults", f"{how}\n\n{table(rows)}")
     return int(any(row.failures for row in rows))

@@ -160,8 +160,9 @@ def _in_a_process(attack: Attack, work: Path, first: int, last: int) -> Iterator
     except EOFError:
         process.join()
         if process.exitcode:
-            said_last = said.read_text(errors="replace").splitlines()[-12:]
-            yield "signal", text, "\n".join([f"ended with {process.exitcode}", *said_last])
+            lines = said.read_text(errors="replace").splitlines()
+            lines = [line for line in lines if not line.startswith("Extension modules")][-12:]
+            yield "signal", text, "\n".join([*lines, f"ended with exit code {process.exitcode}"])
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)

@@ -58,7 +58,7 @@ def filled(name: str, folder: Path, number: int) -> Counter[str]:
             shutil.copytree(folder / program.before, out)
         used = _used(disk)
         needed = sum(one.stat().st_size for one in (folder / "whole").rglob("*") if one.is_file())
-        room = used + of.randrange(8 << 10, max(16 << 10, needed))
+        room = used + of.randrange(8 << 10, max(16 << 10, needed - used))
         if read_only := of.random() < 0.3:
             process = program.begin(folder, out)
             seconds = of.uniform(0.3, 1.0) * float((folder / "seconds").read_text())

@@ -1,7 +1,8 @@
 """The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET CORPUS ENDED [OPTION...]`.
 
 The options are libFuzzer's. It ends at the first input that ends badly. How its inputs have ended it counts in the file
-ENDED, which stays whatever happens. Nothing of the project may be imported before main(), where what it imports is made to tell its coverage.
+ENDED, which stays whatever happens. Nothing of the project may be imported before main(), which has what is imported
+tell its coverage.
 """
 
 import json
