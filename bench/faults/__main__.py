@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -159,7 +159,7 @@ def main(config: FaultsConfig) -> int:
                 attack.attempt(work / attack.name, config.attempt)
             return 0
         rows = attacked(attacks, work, config.jobs)
-        kept = [asdict(row) | {"failures": [one._asdict() for one in row.failures]} for row in rows]
+        kept = [vars(row) | {"failures": [one._asdict() for one in row.failures]} for row in rows]
         text = json.dumps({"machine": before, "attacks": kept}, indent=1) + "\n"
         write_bytes(work / "faults.json" if config.names else RESULTS, text.encode())
     Console().print(table(rows), markup=False, soft_wrap=True)
