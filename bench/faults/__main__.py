@@ -152,6 +152,7 @@ def main(config: FaultsConfig) -> int:
     attacks, before = config.attacks, machine(*PACKAGES)
     with tempfile.TemporaryDirectory(prefix="sluice-faults-", ignore_cleanup_errors=True) as temporary:
         work = (config.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
         os.environ["XDG_CACHE_HOME"] = str(work / "cache")
         if config.attempt is not None:
             for attack in attacks:
