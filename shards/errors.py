@@ -15,6 +15,8 @@ _PASSWORD = re.compile(
     r"|https?:/+(?=[^\s/:@\[]+@))"  # alone before the @ it may be a token
     r"(?:[^\s/]+|[\w/+=]+)@"  # the secret keys of S3 have slashes
 )
+_NO_MEMORY = re.compile("out of memory|allocate memory")
+"""What PyTorch says; Python and NumPy raise MemoryError."""
 _URL, _VALUE = re.compile(r"\w:/+\S+"), re.compile(r"([?&][^?&=]+=)[^&'\"<>]*[\w%/+=~-]")
 
 
@@ -91,6 +93,15 @@ def report_errors() -> Iterator[None]:
     except (InputError, OSError) as error:
         first, *more = error.args if isinstance(error, InputError) else [str(error)]
         say(f"error: {first}", *more, file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+            raise
+        what = " ".join(str(error).split())[:200]
+        say(
+            f"error: not enough memory ({what}). Use fewer or smaller images at once, or a smaller network.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
