@@ -251,9 +251,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
             damaged = file.testzip() or next((one.filename for one in file.infolist() if one.external_attr), None)
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} is not as it was written")
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        if not all(map(torch.is_tensor, state["model"].values())):
-            raise TypeError("its weights are no tensors")
+        state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint. A run keeps them as checkpoints/best.pt and last.pt.") from None
     except OSError as error:
@@ -261,18 +259,19 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # of as many kinds as there are ways to be damaged
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{path}: damaged, or not a checkpoint of this project ({said}). Use another one.") from error
+    return checked(path, state)
+
+
+def checked(path: Path, state: Any) -> dict[str, Any]:
+    """Return what the checkpoint `path` holds, its configuration with all that is read of it."""
     match state:
         case {"model": dict(weights), "config": dict(config)} if all(map(torch.is_tensor, weights.values())):
-            return state | {"config": config | _told(path, state)}
+            try:
+                told: _Told = from_json(_Told, state, others=True)
+            except ValueError as error:
+                raise InputError(f"{path}: not a checkpoint that this version reads: {error}.") from None
+            return dict(state, config=config | asdict(told.config))
     raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
-
-
-def _told(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    try:
-        told: _Told = from_json(_Told, state, others=True)
-        return asdict(told.config)
-    except ValueError as error:
-        raise InputError(f"{path}: not a checkpoint that this version reads: {error}. Use another one.") from None
 
 
 def components_of(config: dict[str, Any]) -> list[str]:

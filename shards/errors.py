@@ -18,6 +18,8 @@ _PASSWORD = re.compile(
     r"|https?:/+(?=[^\s/:@\[]+@))"  # alone before the @ it may be a token
     r"(?:[^\s/]+|[\w/+=]+)@"  # the secret keys of S3 have slashes
 )
+_NO_MEMORY = re.compile("out of memory|allocate memory")
+"""What PyTorch says; Python and NumPy raise MemoryError."""
 _URL, _VALUE = re.compile(r"\w:/+\S+"), re.compile(r"([?&][^?&=]+=)[^&'\"<>]*[\w%/+=~-]")
 
 
@@ -97,6 +99,15 @@ def report_errors() -> Iterator[None]:
             limit = f"the disk is full, or a limit on it is reached ({error.strerror})"
             first = f"{error.filename or 'a file'}: {limit}. Free some of it and run again."
         say(f"error: {first}", *more, file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
+            raise
+        what = " ".join(str(error).split())[:200]
+        say(
+            f"error: not enough memory ({what}). Use fewer or smaller images at once, or a smaller network.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         say("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -15,17 +15,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from small_data import ONE_WORKER, convert
 
+from checkpoint import checked, load, make_model, model_of, refuse_other_data
+from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
 from shards.commands import show, verify_dataset
 from shards.errors import InputError, printable
+from shards.format.depth import DepthRange
 from shards.format.images import LeftOut
 from shards.format.left_out import read_left_out
 from shards.format.manifest import Manifest
+from tracking.grid import Grid
+from tracking.page import Run, write_report
+from train import TrainConfig, _config_of
 
+CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]
 NASTY: list[Any] = [
     None,
@@ -116,8 +124,10 @@ def accepted(good: Any, read: Callable[[bytes], object], refused: str) -> Iterat
             assert said.isprintable()
         else:
             of_value = passed.setdefault(repr(value), [good])
-            together = changed(of_value[-1], place, value)
-            of_value.append(edited if refusal(read, together) else together)
+            with suppress(LookupError, TypeError):  # where it has become another place
+                together = changed(of_value[-1], place, value)
+                edited = edited if refusal(read, together) else together
+            of_value.append(edited)
     yield from (some[-1] for some in passed.values())
 
 
@@ -161,3 +171,89 @@ def test_another_list_of_what_was_left_out_is_refused(tmp_path: Path, text: str)
     (tmp_path / "left-out.tsv").write_text(text)
     with pytest.raises(InputError, match=r"left-out\.tsv: not the list"):
         list(read_left_out(tmp_path))
+
+
+def told(data: Path) -> dict[str, Any]:
+    """Each file of a run's folder that is JSON."""
+    session: dict[str, Any] = dict.fromkeys(
+        ["began", "command", "commit", "host", "system", "cpu", "gpu", "python", "torch"], "text"
+    )
+    session |= {"step": 0, "seconds": 1.5, "cores": 2, "processes": 1, "decode": "cpu", "cuda": "12.4", "dali": "1"}
+    of_data = {"where": "data", "samples": 8, "splits": {"train": 8}, "components": ["mask"]}
+    environment = {"data": of_data | {"made_from": "", "sha256": "0"}, "defaults": {"a": 1}, "sessions": [session]}
+    line = {"step": 2, "train/loss": 0.5, "train/samples_per_second": 9.0, "train/waiting_share": 0.1}
+    config = TrainConfig(loader=LoaderConfig(data=data)).to_dict()
+    measured = {"step": 2, "val/epoch": 1, "val/mask_iou": 0.5, "val/depth_rmse": None}
+    return {
+        "config.json": config,
+        "environment.json": environment,
+        "metrics.jsonl": [line, line | {"step": 4}, measured],
+        "evaluation-test.json": {"mask_iou": 0.5},
+    }
+
+
+def test_an_edited_run_is_refused_by_file_and_field_or_has_a_page(tiny: Path, tmp_path: Path) -> None:
+    grid = Grid(["<script>$"], {"image": np.zeros((1, 4, 4, 3), np.uint8)}, "<script>$\x1b", [None])
+    (tmp_path / "pictures").mkdir()
+    grid.save(tmp_path / "pictures" / "val-best-0000002.png")
+    grid.save(tmp_path / "pictures" / "evaluation-test-worst.png")
+    grid.save_large(tmp_path / "large.png")
+    (tmp_path / "pictures" / "val-best-x.png").write_bytes(b"")
+    good = told(tiny)
+
+    def write(name: str, value: Any) -> Path:
+        lines = map(json.dumps, value if name == "metrics.jsonl" and isinstance(value, list) else [value])
+        (tmp_path / name).unlink(missing_ok=True)  # to empty it and write again takes longer
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        return tmp_path
+
+    for name, value in good.items():
+        write(name, value)
+    for name, value in good.items():
+        read = lambda text, name=name: Run.read(write(name, json.loads(text)))  # noqa: E731 - it is used once
+        pages = [*accepted(value, read, f"{tmp_path}/{name}: damaged ")]
+        for edited in pages:
+            run = Run.read(write(name, edited))
+            assert (run.seconds, run.steps, run.best, run.speed, run.curve("train/loss").thinned(2)) is not None
+        write(name, pages[-1])
+        assert "<script" not in write_report(tmp_path).read_text()
+        write(name, value)
+
+
+def test_an_edited_configuration_is_refused_by_file_and_field_or_is_one(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+
+    def read(text: bytes) -> TrainConfig:
+        path.unlink(missing_ok=True)
+        path.write_bytes(text)
+        return _config_of(tmp_path)
+
+    good = told(tiny)["config.json"]
+    for edited in accepted(good, read, f"{path}: not a run's configuration that this version reads: "):
+        assert read(json.dumps(edited).encode()).to_dict()
+
+
+def test_an_edited_checkpoint_is_refused_by_file_and_field_or_predicts(tiny: Path, tmp_path: Path) -> None:
+    network, path = UNetConfig(width=2, levels=1), tmp_path / "best.pt"
+    config = TrainConfig(loader=LoaderConfig(data=tiny), unet=network).to_dict()
+    config |= {"depth": {"black": 0.0, "white": 1.0, "unit": "relative"}, "components": ["fg_bg", "mask"]}
+    weights = make_model("unet", network, config["components"], CPU, mean=[0.5] * 3, std=[0.2] * 3).state_dict()
+    manifest = Manifest.read(tiny)
+
+    pieces = {name: config[name] for name in ("architecture", "unet", "depth", "components")}
+    pieces["loader"] = {name: config["loader"][name] for name in ("data", "size", "cache_limit")}
+    torch.save({"config": pieces, "step": 1, "model": weights}, path)
+    assert load(path, CPU)["config"]["loader"]["batch_size"] == 32
+
+    def read(text: bytes) -> None:
+        state = checked(
+            path, json.loads(text, object_hook=lambda one: one | {"model": weights} if "step" in one else one)
+        )
+        trained, model = state["config"], model_of(path, state, CPU)
+        refuse_other_data(path, trained, "data", manifest)
+        size = trained["loader"]["size"]
+        assert LoaderConfig(data="data", size=size).size == size
+        assert DepthRange(**trained["depth"]).far
+        assert model(torch.zeros(1, 3, 8, 8)).mask.isfinite().all()
+
+    assert [*accepted({"config": pieces, "step": 1}, read, f"{path}: ")]

@@ -88,7 +88,7 @@ class Grid(NamedTuple):
         width, height = left + 1.25 * across + 0.1, 0.35 + len(bands) * (over + cell * len(self.rows)) + 0.1
         figure = Figure((width, height), dpi=110)
         axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
-        axes.text(width / 2, 0.25, self.title, ha="center", fontsize=10, parse_math=False)
+        axes.text(width / 2, 0.25, printable(self.title), ha="center", fontsize=10, parse_math=False)
         top = 0.35
         for band in bands:
             top += over
