@@ -33,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import PREDICTED, Architecture, Checkpoints, Device, Training, make_model
 from evaluate import Errors, draw, evaluate
-from model.compiled import compiled
+from model.compiled import compiled, try_out
 from model.losses import LEAST, Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
 from pipeline.batch import Batch
@@ -191,10 +191,15 @@ def make_objective(training: Training, config: TrainConfig, ranks: Ranks) -> nn.
     """Return the network and its losses: compiled as `config` says, and as one of its copies on all ranks."""
     plain = Objective(training.model, mask_loss(config.mask_loss), depth_loss(config.depth_loss))
     objective: nn.Module = plain
-    if config.compile == "auto" and ranks.device.type == "cuda":
-        with autocast(config, ranks.device):
+    with autocast(config, ranks.device):
+        if config.compile == "auto" and ranks.device.type == "cuda":
             objective = compiled(plain, *_black(training.loader), mode="reduce-overhead")
-    return objective if ranks.world_size == 1 else DistributedDataParallel(objective)
+        if ranks.world_size > 1:
+            objective = DistributedDataParallel(objective)
+            # After its first gradients it puts them into another order, in which three ranks add up to other numbers:
+            # were they those of a step, a run that was gone on with would differ from one that was not stopped.
+            try_out(objective, *_black(training.loader))
+    return objective
 
 
 def _black(loader: Loader) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:

@@ -265,7 +265,8 @@ class RemoteFolder:
             with self._asked() as (files, _):
                 paths, begins = [self._located(name)[1] for name, _, _ in some], [begin for _, begin, _ in some]
                 ends = [size if size is None else begin + size for _, begin, size in some]
-                yield from files.cat_ranges(paths, begins, ends, on_error="raise")
+                found: list[bytes] = files.cat_ranges(paths, begins, ends, on_error="raise")
+            yield from found
 
     def _cut(self, places: Sequence[FileRange]) -> Iterator[bytes]:
         """Cut the parts from whole files, one after the other."""
