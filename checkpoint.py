@@ -1,6 +1,7 @@
 """A run's checkpoints: the weights, the configuration of their network, and the place where training stood."""
 
 import io
+import json
 import logging
 import math
 import os
@@ -270,7 +271,7 @@ def checked(path: Path, state: Any) -> dict[str, Any]:
                 told: _Told = from_json(_Told, state, others=True)
             except ValueError as error:
                 raise InputError(f"{path}: not a checkpoint that this version reads: {error}.") from None
-            return dict(state, config=config | asdict(told.config))
+            return dict(state, config=config | json.loads(json.dumps(asdict(told.config), default=str)))
     raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
 
 
