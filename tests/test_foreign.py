@@ -297,6 +297,12 @@ def test_a_compressed_tar_is_named(few: dict[str, Files], tars: Path, compress: 
         indexed(tars)
 
 
+def test_a_tar_that_git_lfs_has_is_said_to_be_there(tars: Path) -> None:
+    (tars / "a.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"a\.tar: Git LFS has the tar, and this points to it: git lfs pull"):
+        plan_index(tars, ExistingDepthConfig(), SplitConfig())
+
+
 def test_compressed_tars_beside_others_are_left_out_by_name(few: dict[str, Files], tars: Path) -> None:
     (tars / "b.tar.gz").write_bytes(b"x")
     with pytest.raises(InputError, match=r"no \.tar in it\. Unpack b\.tar\.gz"):

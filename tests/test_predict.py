@@ -87,6 +87,7 @@ def test_pairs_are_found_by_name_or_share_one_background(tmp_path: Path) -> None
         pairs(seen, empty)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_pair_of_two_sizes_or_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "small.png")
     Image.new("RGB", (8, 4)).save(tmp_path / "wide.png")

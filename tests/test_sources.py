@@ -238,6 +238,13 @@ def test_a_file_of_before_1970_is_one_like_others(tmp_path: Path) -> None:
     assert read(list_images([tmp_path], []).entry(0)) == b"1"
 
 
+def test_a_zip_that_git_lfs_has_is_said_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for source in (tmp_path, tmp_path / "a.zip"):
+        with pytest.raises(InputError, match=r"a\.zip: Git LFS has the zip, and this points to it: git lfs pull"):
+            list(list_files(source))
+
+
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: no folder and no zip"):
         list(list_files(tmp_path / "nowhere"))

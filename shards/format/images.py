@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from shards.errors import InputError
-from shards.format.storage import read_file, replacing
+from shards.format.storage import LFS_POINTER, read_file, replacing
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -22,8 +22,6 @@ JPEG_QUALITY = 95
 """The quality of the data set of 2020."""
 _READ = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """What Pillow may open: the formats that images come in, and none that it leaves to other programs."""
-_LFS = b"version https://git-lfs"
-"""How the text begins that Git LFS puts in the place of a file."""
 _PILLOW_NAMES = {"jpg": "JPEG", "png": "PNG"}
 _PILLOW_MODES = {8: {"L", "RGB"}, 16: {"I;16"}}
 
@@ -85,7 +83,7 @@ def open_image(data: bytes) -> Image.Image:
     """Read the header of an image. Raises BadImage of kind empty, not-there, not-an-image or too-large."""
     if not data:
         raise BadImage("empty", "zero bytes")
-    if data.startswith(_LFS):
+    if data.startswith(LFS_POINTER):
         raise BadImage("not-there", "Git LFS has the image, and this points to it: git lfs pull")
     try:
         return Image.open(io.BytesIO(data), formats=_READ)

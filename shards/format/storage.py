@@ -36,6 +36,8 @@ _AT_ONCE = 128
 
 LARGEST = 1 << 29
 """bytes of an image file at most: the pixels of the largest RGB image that Pillow decodes"""
+LFS_POINTER = b"version https://git-lfs"
+"""how the text begins that Git LFS puts in a file's place, until it is told `git lfs pull`"""
 _PIECE = 1 << 16
 """bytes: most images in one piece"""
 

@@ -14,7 +14,7 @@ from shards.format.depth import ExistingDepthConfig
 from shards.format.images import IMAGE_SUFFIXES, BadImage, LeftOut, decode_image, histogram
 from shards.format.schema import BY_NAME, SHARED_TAR, Sample
 from shards.format.splits import DivisionConfig, SplitConfig
-from shards.format.storage import LARGEST
+from shards.format.storage import LARGEST, LFS_POINTER
 from shards.format.tar import BLOCK, TarMember
 from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, fingerprint, options_of, planned
 
@@ -194,6 +194,8 @@ def list_tar(tar: Path) -> tuple[dict[str, Members], list[LeftOut]]:
     as litter. Raises InputError if the tar is compressed, cut short, damaged, or several joined into one.
     """
     with tar.open("rb") as file:
+        if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+            raise InputError(f"{tar}: Git LFS has the tar, and this points to it: git lfs pull")
         for magic, name in _COMPRESSED.items():
             if file.peek(8).startswith(magic):
                 raise InputError(

@@ -80,7 +80,7 @@ def list_files(source: Path) -> Iterator[Siblings]:
     """
     if source.is_dir():
         yield from _in_folder(source, source.resolve().name)
-    elif source.is_file() and zipfile.is_zipfile(source):
+    elif source.is_file() and (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
         yield from _in_zip(source, source.stem)
     else:
         raise InputError(f"{source}: no folder and no zip. Name a folder, or the zips one by one.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shards.errors import InputError
-from shards.format.storage import LARGEST, read_file
+from shards.format.storage import LARGEST, LFS_POINTER, read_file
 
 _END = struct.Struct("<4s4H2LH")
 """End of the directory: ..., number of members, bytes of the directory, where it begins, bytes of the comment."""
@@ -61,6 +61,8 @@ def list_zip(path: Path) -> Iterator[Entry]:
     problem = "its directory is missing"
     try:
         with path.open("rb") as file:
+            if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+                raise InputError(f"{path}: Git LFS has the zip, and this points to it: git lfs pull")
             count, begin, shift = _directory(file)
             file.seek(begin)
             problem = "its directory is damaged"
