@@ -73,8 +73,6 @@ def fuzz(target: str, folder: Path, number: int) -> Counter[str]:
     options += [
         f"-rss_limit_mb={MEMORY}",
         f"-artifact_prefix={folder}/bad-{number}-",
-        "-print_final_stats=1",
-        "-close_fd_mask=1",
         "-len_control=0",
     ]
     process = command(["-m", "bench.faults.harness", target, folder, *options], errors="replace")

@@ -1,8 +1,8 @@
 """The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET FOLDER [OPTION...]`.
 
-The options are libFuzzer's. It ends at the first input that ends badly. In FOLDER is the corpus, and the file `ended`, in
-which it counts how inputs have ended, whatever happens to it. Nothing of the project may be imported before main(),
-which has what is imported tell its coverage.
+The options are libFuzzer's. It ends at the first input that ends badly. FOLDER has the corpus, and the file `ended`, in which it
+counts how inputs have ended, whatever happens to it. Nothing of the project may be imported before main(), which has
+what is imported tell its coverage.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def _file() -> Path:
 
 
 def _index(folder: Path) -> Target:
-    """The manifest tells the digest of what is tried, as whoever wrote it would: else nothing but that would be tried."""
+    """The manifest tells the digest of what is tried, as whoever wrote it would: else that alone would be tried."""
     from shards.format.dataset import Dataset
 
     root = folder / "data"
