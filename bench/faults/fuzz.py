@@ -85,7 +85,11 @@ def fuzz(target: str, folder: Path, number: int) -> Counter[str]:
         return Counter({WELL: well, REFUSED: refused})
     found = sorted(folder.glob(f"bad-{number}-*"))
     kind: Kind = next((kind for word, kind in SIGNS.items() if word in said), "traceback")
-    last = [line for line in said.splitlines() if not line.startswith(("stat::", "#", "MS:", "INFO:", "0x"))][-12:]
+    last = [
+        line
+        for line in said.splitlines()
+        if not line.startswith(("stat::", "#", "MS:", "INFO:", "WARNING:", "0x", "==", "SUMMARY", "artifact_prefix"))
+    ][-12:]
     doing(f"fuzz {target}, seed {number + 1}: the input is {found[-1] if found else 'not kept'}")
     raise FailureError(kind, "\n".join(last))
 

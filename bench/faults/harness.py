@@ -1,8 +1,8 @@
 """The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET FOLDER [OPTION...]`.
 
-The options are libFuzzer's. It ends at the first input that ends badly. FOLDER has the corpus, and the file `ended`, in which it
-counts how inputs have ended, whatever happens to it. Nothing of the project may be imported before main(), which has
-what is imported tell its coverage.
+The options are libFuzzer's. It ends at the first input that ends badly. FOLDER has the corpus, and the file `ended`, in
+which is counted how inputs have ended, so that it is known whatever happens. Nothing of the project may be imported
+before main(), which has what is imported tell its coverage.
 """
 
 import hashlib
