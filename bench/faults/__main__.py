@@ -153,7 +153,7 @@ def main(config: FaultsConfig) -> int:
     with tempfile.TemporaryDirectory(prefix="sluice-faults-", ignore_cleanup_errors=True) as temporary:
         work = (config.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        os.environ["XDG_CACHE_HOME"] = str(work / "cache")
+        os.environ["HOME"] = str(work)  # where the loader and others remember things
         if config.attempt is not None:
             for attack in attacks:
                 prepare(attack, work / attack.name)

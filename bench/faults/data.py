@@ -82,10 +82,10 @@ def truth(data: Path, decode: Decode) -> dict[str, dict[int, Pixels]]:
     return {split: dict(epoch(data, split, decode)) for split in SPLITS}
 
 
-def refuse_other_pixels(found: Path, original: Path, decode: Decode, replaced: bool = False, **options: Any) -> None:
+def refuse_other_pixels(found: Path, original: Path, decode: Decode, **options: Any) -> None:
     """Load all of `found`. Raises FailureError unless all its pixels are those of `original`.
 
-    Depth may differ where the manifests say another range. replaced: samples may be missing, and others stand in.
+    Depth may differ where the manifests say another range.
     """
     passed = {"depth"} if Manifest.read(found).depth != Manifest.read(original).depth else set()
     for split, expected in truth(original, decode).items():
@@ -97,7 +97,7 @@ def refuse_other_pixels(found: Path, original: Path, decode: Decode, replaced: b
             for name in images.keys() - passed:
                 if not np.array_equal(images[name], expected[row].get(name, [])):
                     raise FailureError("wrong bytes", f"split {split}, row {row}: other pixels of {name}")
-        if not replaced and sorted(rows) != sorted(expected):
+        if sorted(rows) != sorted(expected):
             raise FailureError("wrong bytes", f"split {split}: not every sample once")
 
 

@@ -133,7 +133,7 @@ CHANGES: dict[str, Callable[[Path, random.Random], object]] = {
 
 def while_loaded(folder: Path, number: int) -> None:
     """What was written over in place, after it was opened, may be other pixels: no reader can know."""
-    copy, of = copied(folder / "data", number), chance("while loaded", number)
+    copy, of = copied(folder / "data"), chance("while loaded", number)
     path = of.choice([*copy.glob("*.tar"), *(copy / "index").iterdir(), copy / "manifest.json"])
     change, step = of.choice(sorted(CHANGES)), of.randrange(4)
     doing(f"{path.name} {change} before batch {step}")

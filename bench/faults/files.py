@@ -24,18 +24,20 @@ from bench.faults.spoil import chance, places, spoil, spoiled_bytes, spoiled_jso
 from checkpoint import load, load_model
 from pipeline.decode import Decode
 from shards.build.build import BuildConfig, build_dataset, merge
+from shards.build.run import RunConfig
 from shards.format.dataset import Dataset
 from shards.format.splits import SPLITS
 from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
 from shards.inspect.page import write_page
 from shards.inspect.show import contact_sheet, describe
+from shards.inspect.verify import verify
 
 CPU = torch.device("cpu")
 SILENT = Console(file=io.StringIO())
 
 
-def copied(source: Path, number: int) -> Path:
+def copied(source: Path) -> Path:
     """Return a copy of a folder, for an attempt to spoil; the copy before it goes."""
     copy = source.with_name("spoiled")
     shutil.rmtree(copy, ignore_errors=True)
@@ -55,18 +57,36 @@ def _decode(number: int) -> Decode:
     return "cpu" if number % 4 == 0 else "portable"
 
 
+VERIFIED = 100
+"""One of so many attempts, for it starts processes, is verified as by the command."""
+
+
 def manifest(folder: Path, number: int) -> None:
-    copy, of = copied(folder / "data", number), chance("manifest", number)
+    copy, of = copied(folder / "data"), chance("manifest", number)
     spoil(copy / "manifest.json", of)
-    if number % 3:
+    if number % VERIFIED == 7:
+        verify(LocalFolder(copy), RunConfig(workers=1))
+    elif number % 3:
         data.refuse_other_pixels(copy, folder / "data", _decode(number))
     else:
         look(copy)
 
 
+def tar(folder: Path, number: int) -> None:
+    copy, of = copied(folder / "data"), chance("tar", number)
+    path = of.choice(sorted(copy.glob("*.tar")))
+    before = path.read_bytes()
+    spoil(path, of)
+    if number % VERIFIED == 7:
+        if not verify(LocalFolder(copy), RunConfig(workers=1)) and path.read_bytes() != before:
+            raise FailureError("wrong bytes", f"{path.name} has changed, and is verified")
+    else:
+        data.refuse_other_pixels(copy, folder / "data", _decode(number), max_bad=0)
+
+
 def index(folder: Path, number: int) -> None:
     """Half of the attempts have the manifest tell the digest of what they write, as whoever wrote it would."""
-    copy, of = copied(folder / "data", number), chance("index", number)
+    copy, of = copied(folder / "data"), chance("index", number)
     path, honest = of.choice(sorted((copy / "index").iterdir())), of.random() < 0.5
     if of.random() < 0.4:
         spoil(path, of)
@@ -149,7 +169,7 @@ def resume(run: Path) -> dict[str, Any]:
 
 
 def configuration(folder: Path, number: int) -> None:
-    copy, of = copied(folder / "run", number), chance("configuration", number)
+    copy, of = copied(folder / "run"), chance("configuration", number)
     spoil(copy / "config.json", of)
     here = Path.cwd()
     try:
@@ -166,7 +186,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 def checkpoint(folder: Path, number: int) -> None:
     run, of = folder / "run", chance("checkpoint", number)
-    copy = copied(run, number)
+    copy = copied(run)
     if of.random() < 0.6:
         path = of.choice(sorted((copy / "checkpoints").iterdir()))
         written = spoiled_bytes(path.read_bytes(), of)
@@ -219,7 +239,7 @@ def _spoiled_state(state: Any, of: random.Random) -> Any:
 
 def work(folder: Path, number: int) -> None:
     """The state that a killed build leaves: gone on with, it ends with the bytes of one that nobody stopped."""
-    copy, of = copied(folder / "begun", number), chance("work", number)
+    copy, of = copied(folder / "begun"), chance("work", number)
     path = of.choice(sorted(one for one in copy.rglob("*") if one.is_file()))
     doing(f"{path.relative_to(copy)}")
     if of.random() < 0.15:
@@ -241,7 +261,7 @@ def work(folder: Path, number: int) -> None:
 
 
 def left_out(folder: Path, number: int) -> None:
-    copy, of = copied(folder / "data", number), chance("left-out", number)
+    copy, of = copied(folder / "data"), chance("left-out", number)
     lines = "kind\tkey\tcomponent\tsource\tdetail\n" + "truncated\ta\tmask\tb/c.jpg\twhy\n" * 3
     (copy / "left-out.tsv").write_bytes(spoiled_bytes(lines.encode(), of))
     look(copy)
@@ -262,52 +282,14 @@ def _prepare_work(folder: Path) -> None:
 
 
 ATTACKS = [
-    Attack(
-        name="manifest",
-        what="manifest.json spoiled: loaded, shown",
-        prepare=_prepare_data,
-        attempt=manifest,
-        attempts=2000,
-        long=20_000,
-    ),
-    Attack(
-        name="index",
-        what="an index array spoiled: loaded, shown",
-        prepare=_prepare_data,
-        attempt=index,
-        attempts=2000,
-        long=20_000,
-    ),
-    Attack(
-        name="configuration",
-        what="config.json of a run spoiled: gone on with",
-        prepare=_prepare_run,
-        attempt=configuration,
-        attempts=1000,
-        long=10_000,
-    ),
-    Attack(
-        name="checkpoint",
-        what="a checkpoint spoiled: gone on with, evaluated",
-        prepare=_prepare_run,
-        attempt=checkpoint,
-        attempts=1000,
-        long=10_000,
-    ),
-    Attack(
-        name="work",
-        what="what a stopped build left spoiled: gone on with",
-        prepare=_prepare_work,
-        attempt=work,
-        attempts=300,
-        long=3000,
-    ),
-    Attack(
-        name="left-out",
-        what="left-out.tsv spoiled: shown",
-        prepare=_prepare_data,
-        attempt=left_out,
-        attempts=200,
-        long=2000,
-    ),
+    Attack(name=name, what=what, prepare=prepare, attempt=attempt, attempts=attempts, long=10 * attempts)
+    for name, what, prepare, attempt, attempts in (
+        ("manifest", "manifest.json spoiled: loaded, shown, verified", _prepare_data, manifest, 2000),
+        ("index", "an array of the index spoiled: loaded, shown", _prepare_data, index, 2000),
+        ("tar", "a tar spoiled: loaded, verified", _prepare_data, tar, 1000),
+        ("configuration", "config.json of a run spoiled: gone on with", _prepare_run, configuration, 1000),
+        ("checkpoint", "a checkpoint spoiled: gone on with, evaluated", _prepare_run, checkpoint, 1000),
+        ("work", "what a stopped build left spoiled: gone on with", _prepare_work, work, 300),
+        ("left-out", "left-out.tsv spoiled: shown", _prepare_data, left_out, 200),
+    )
 ]

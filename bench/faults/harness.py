@@ -1,10 +1,11 @@
-"""The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET CORPUS ENDED [OPTION...]`.
+"""The process that libFuzzer leads (Atheris): `python -m bench.faults.harness TARGET FOLDER [OPTION...]`.
 
-The options are libFuzzer's. It ends at the first input that ends badly. How its inputs have ended it counts in the file
-ENDED, which stays whatever happens. Nothing of the project may be imported before main(), which has what is imported
-tell its coverage.
+The options are libFuzzer's. It ends at the first input that ends badly. FOLDER has the corpus, and the file `ended`, in
+which is counted how inputs have ended, so that it is known whatever happens. Nothing of the project may be imported
+before main(), which has what is imported tell its coverage.
 """
 
+import hashlib
 import json
 import mmap
 import os
@@ -29,17 +30,28 @@ class WrongBytesError(Exception):
     """What should have been refused was not."""
 
 
-def _index(file: Path, folder: Path) -> Target:
-    """The manifest tells no digests, as the first ones did not: else nothing but these would be tried."""
+def _file() -> Path:
+    """Return a file in memory: no disk is as quick."""
+    return Path(f"/proc/self/fd/{os.memfd_create('input')}")
+
+
+def _index(folder: Path) -> Target:
+    """The manifest tells the digest of what is tried, as whoever wrote it would: else that alone would be tried."""
     from shards.format.dataset import Dataset
 
-    path = folder / "data" / "index" / "samples.npy"
-    path.unlink(missing_ok=True)
-    path.symlink_to(file)
+    root = folder / "data"
+    manifest = json.loads((root / "manifest.json").read_text())
+    files = {root / "manifest.json": _file(), root / "index" / "samples.npy": _file()}
+    for path, file in files.items():
+        path.unlink()
+        path.symlink_to(file)
+    told, array = files.values()
 
     def attempt(data: bytes) -> None:
-        file.write_bytes(data)
-        dataset = Dataset.open(folder / "data")
+        array.write_bytes(data)
+        manifest["index"]["samples.npy"] = hashlib.sha256(data).hexdigest()
+        told.write_text(json.dumps(manifest))
+        dataset = Dataset.open(root)
         rows = dataset.split("train")
         for name in dataset.manifest.components:
             dataset.locate(name, rows)
@@ -47,14 +59,16 @@ def _index(file: Path, folder: Path) -> Target:
     return attempt
 
 
-def _manifest(*_: Path) -> Target:
+def _manifest(_: Path) -> Target:
     from shards.format.manifest import Manifest
 
     return lambda data: Manifest.parse(data, "manifest.json").to_json()
 
 
-def _tar(file: Path, _: Path) -> Target:
+def _tar(_: Path) -> Target:
     from shards.ingest.index import list_tar
+
+    file = _file()
 
     def attempt(data: bytes) -> None:
         file.write_bytes(data)
@@ -67,8 +81,10 @@ def _tar(file: Path, _: Path) -> Target:
     return attempt
 
 
-def _zip(file: Path, _: Path) -> Target:
+def _zip(_: Path) -> Target:
     from shards.sources.zips import Reader, list_zip
+
+    file = _file()
 
     def attempt(data: bytes) -> None:
         file.write_bytes(data)
@@ -85,7 +101,7 @@ def _zip(file: Path, _: Path) -> Target:
     return attempt
 
 
-def _header(*_: Path) -> Target:
+def _header(_: Path) -> Target:
     from shards.format.images import BadImage, ImageFormat, decode_image, read_any_header, read_header
 
     def attempt(data: bytes) -> None:
@@ -117,7 +133,7 @@ def _component(data: bytes) -> Any:
     return StoredComponent(extension="png" if data[:1] == b"\x89" else "jpg", channels=3)
 
 
-def _checked(*_: Path) -> Target:
+def _checked(_: Path) -> Target:
     from pipeline.headers import Headers
 
     def attempt(data: bytes) -> None:
@@ -128,7 +144,7 @@ def _checked(*_: Path) -> Target:
     return attempt
 
 
-def _decoded(decode: Any, *_: Path) -> Target:
+def _decoded(decode: Any, _: Path) -> Target:
     import torch
 
     from pipeline.decode import make_decoder
@@ -150,7 +166,7 @@ def _decoded(decode: Any, *_: Path) -> Target:
     return attempt
 
 
-TARGETS: dict[str, Callable[[Path, Path], Target]] = {
+TARGETS: dict[str, Callable[[Path], Target]] = {
     "index": _index,
     "manifest": _manifest,
     "tar": _tar,
@@ -173,16 +189,15 @@ def _counters(file: Path) -> Iterator[Callable[[int], None]]:
         yield count
 
 
-def main(target: str, corpus: Path, ended: Path, *options: str) -> None:
+def main(target: str, folder: Path, *options: str) -> None:
     import atheris  # type: ignore[import-untyped]  # has no stubs
 
     with atheris.instrument_imports(include=["shards", "pipeline"]):
         from shards.errors import InputError
 
-        file = Path(f"/proc/self/fd/{os.memfd_create(target)}")  # no disk is as quick
-        attempt = TARGETS[target](file, corpus.parent)
+        attempt = TARGETS[target](folder)
     refusals = (InputError, ValueError) if target in ("header", "headers", "portable", "dali") else (InputError,)
-    with _counters(ended) as count:
+    with _counters(folder / "ended") as count:
 
         def one(data: bytes) -> None:
             try:
@@ -204,9 +219,9 @@ def main(target: str, corpus: Path, ended: Path, *options: str) -> None:
             return changed if data != changed and len(changed) <= most else bytes(atheris.Mutate(data, len(data)))
 
         own = {"custom_mutator": mutated} if target == "manifest" else {}
-        atheris.Setup([sys.argv[0], str(corpus), *options], one, **own)
+        atheris.Setup([sys.argv[0], str(folder / "corpus"), *options], one, **own)
         atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -25,7 +25,7 @@ from bench.faults.spoil import chance, spoiled_bytes
 from pipeline.decode import Decode
 from pipeline.loader import Loader, LoaderConfig
 from shards.build.assemble import assemble
-from shards.build.shard import write_shard
+from shards.build.shard import Record, write_shard
 from shards.errors import InputError
 from shards.format.dataset import Dataset
 from shards.format.images import PNG_START
@@ -34,6 +34,9 @@ from shards.format.storage import LocalFolder
 from shards.ingest.compose import plan_composition
 
 EPOCHS = 2
+DECODES: list[Decode] = ["cpu", "portable"]
+if torch.cuda.is_available():
+    DECODES.append("gpu")
 
 
 def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -120,27 +123,29 @@ def broken(image: bytes, of: random.Random) -> bytes:
 
 
 def break_images(original: Path, out: Path, share: float, of: random.Random) -> set[int]:
-    """Write a copy of a data set with that share of images broken; return the rows whose samples they belong to."""
-    dataset = Dataset.open(original)
-    job = plan_composition(data.compose_config(data.draw(original.parent / "drawn")))
-    names, rows, records, row = (
-        {name: one.extension for name, one in job.plan.manifest.components.items()},
-        set(),
-        [],
-        0,
-    )
+    """Write a copy of a data set with that share of samples broken; return their rows.
+
+    In half of the copies a shared image is broken for all samples that have it, so that there are more.
+    """
+    dataset, job = Dataset.open(original), plan_composition(data.compose_config(data.draw(original.parent / "drawn")))
+    components, rows, records = job.plan.manifest.components, set[int](), list[Record]()
+    alike, names = of.random() < 0.5, {name: one.extension for name, one in components.items()}
+    shared = {image: image for image in dataset.contents(0).distinct("bg")}
+    if alike:
+        shared = {image: broken(image, of) if of.random() < share / len(names) else image for image in shared}
+    counted = {name: np.ones((one.channels, 256), np.int64) for name, one in components.items()}
     out.mkdir()
     for number, unit in enumerate(job.units):
-        whole, samples = dataset.contents(number), []
-        for key, *images in zip(whole.keys, *map(whole.images, names), strict=True):
-            spoiled = [image if of.random() >= share / len(names) else broken(image, of) for image in images]
-            if spoiled != images:
+        whole, samples, first = dataset.contents(number), list[Sample](), int(dataset.first_row[number])
+        for row, (key, *images) in enumerate(zip(whole.keys, *map(whole.images, names), strict=True), first):
+            found = {}
+            for name, image in zip(names, images, strict=True):
+                again = alike and name == "bg"
+                spoils = not again and of.random() < share / len(names)
+                found[name] = shared[image] if again else broken(image, of) if spoils else image
+            if [*found.values()] != images:
                 rows.add(row)
-            row += 1
-            histograms = {
-                name: np.ones((one.channels, 256), np.int64) for name, one in job.plan.manifest.components.items()
-            }
-            samples.append(Sample(key, dict(zip(names, spoiled, strict=True)), histograms))
+            samples.append(Sample(key, found, counted))
         records.append(write_shard(out / unit.name, names, samples))
     assemble(records, job.plan, out, LocalFolder(out))
     return rows
@@ -154,7 +159,8 @@ def _epochs(root: Path, epochs: int = EPOCHS, ranks: int = 1, stop: int = 0, **o
     """Load epochs; on several ranks at the same time, or with a stop after so many batches, after which it goes on."""
     config = LoaderConfig(data=root, split="train", batch_size=12, max_bad=10**6, **options)
     seen: Seen = []
-    loaders = [Loader(config, rank=rank, world_size=ranks) for rank in range(ranks)]
+    device = "cuda" if config.decode == "gpu" else "cpu"
+    loaders = [Loader(config, rank=rank, world_size=ranks, device=device) for rank in range(ranks)]
     try:
         for _ in range(epochs):
             for step, batches in enumerate(zip(*loaders, strict=True)):
@@ -168,7 +174,7 @@ def _epochs(root: Path, epochs: int = EPOCHS, ranks: int = 1, stop: int = 0, **o
             else:
                 continue
             place, stop = loaders[0].state_dict(), 0
-            loaders.append(Loader(config))
+            loaders.append(Loader(config, device=device))
             loaders.pop(0).close()
             loaders[0].load_state_dict(place)
             seen += _rest(loaders[0], epochs)
@@ -214,16 +220,13 @@ def load(share: float, decode: Decode, threads: int, folder: Path, number: int) 
 
 def _refuse_other_pixels(seen: Seen, original: Path, broken: set[int], decode: Decode, size: int) -> None:
     """Raise FailureError if a sample that is not broken has other pixels than in the original."""
-    whole: dict[int, list[Any]] = {}
-    with Loader(LoaderConfig(data=original, shuffle=False, size=size, decode=decode, num_threads=1)) as loader:
-        for batch in loader:
-            for i, row in enumerate(batch.index.tolist()):
-                whole[row] = [None if one is None else one[i] for one in batch[:4]]
+    whole = dict[int, list[Any]]()
+    for rows, images in _epochs(original, 1, decode=decode, num_threads=1, size=size):
+        whole |= {row: [None if one is None else one[i] for one in images] for i, row in enumerate(rows)}
     for rows, images in seen:
         for i, row in enumerate(rows):
-            if row not in broken and not all(
-                torch.equal(one[i], other) for one, other in zip(images, whole[row], strict=True)
-            ):
+            same = (torch.equal(one[i], other) for one, other in zip(images, whole[row], strict=True))
+            if row not in broken and not all(same):
                 raise FailureError("wrong bytes", f"row {row}, which is whole, has other pixels")
 
 
@@ -234,13 +237,13 @@ def _prepare(folder: Path) -> None:
 ATTACKS = [
     Attack(
         name=f"images-{round(100 * share)}-{decode}-{threads}",
-        what=f"{share:.0%} of the images broken, decode={decode}, threads: {threads}",
+        what=f"{share:.0%} of the samples broken, decode={decode}, threads: {threads}",
         prepare=_prepare,
         attempt=partial(load, share, decode, threads),
         attempts=60,
         long=600,
     )
-    for decode in ("cpu", "portable")
+    for decode in DECODES
     for threads in (1, 2)
     for share in (0.01, 0.05, 0.6)
 ]
