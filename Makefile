@@ -4,12 +4,13 @@ BIN = $(VENV)/bin
 # One more than there are cores, for some tests wait; more than 4 would wait for the longest file.
 WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, 1 + os.cpu_count()))")
 
-.PHONY: help demo test check bench-loaders bench-making gpu
+.PHONY: help demo test check faults bench-loaders bench-making gpu
 
 help:
 	@echo "make demo    the whole way, from drawn images to a trained model (4 minutes on 2 cores, after the install)"
 	@echo "make test    all tests (7 minutes on 2 cores, after the install)"
 	@echo "make check   format, lint and types"
+	@echo "make faults  attacks on everything: kills, full disks, broken files and images, fuzzing (30 minutes); LONG=1 for hours"
 	@echo "make bench-loaders   the loader beside its peers (10 minutes on 2 cores, after the install); DATA=FOLDER races on yours"
 	@echo "make bench-making   converting beside decoding alone and GNU tar, composing beside encoding alone (10 minutes, 4 GB)"
 	@echo "make gpu     tests and benchmarks on a CUDA GPU (5 minutes), STAGE=second more of them; DRY=1 walks both on the CPU"
@@ -33,6 +34,9 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m bench.faults $(if $(LONG),--long)
 
 bench-making: $(VENV)/installed
 	$(BIN)/python -m bench.making

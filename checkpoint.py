@@ -1,26 +1,28 @@
 """A run's checkpoints: the weights, the configuration of their network, and the place where training stood."""
 
 import io
+import json
 import logging
 import math
 import os
-import pickle
 import shutil
+import zipfile
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from model.seed import SeedNet
 from model.unet import DualUNet, UNetConfig
-from pipeline.loader import Loader
+from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 from shards.format.depth import DepthRange
+from shards.format.fields import Bounds, from_json
 from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
 from shards.format.storage import replacing, write_bytes
@@ -118,12 +120,18 @@ class Training:
             for name in _PARTS:
                 if name != "scaler":
                     getattr(self, name).load_state_dict(state[name])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: of another network ({error}).") from error
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: of another network. Go on with the run's own --architecture, --width, --levels and --blocks."
+            ) from error
         if state.get("scaler") and self.scaler.is_enabled():  # it has a state in fp16 only
             self.scaler.load_state_dict(state["scaler"])
         for name in _REST:  # which the first checkpoints do not have all of
-            setattr(self, name, state.get(name, getattr(self, name)))
+            before = getattr(self, name)
+            found = state.get(name, before)
+            if type(found) is not type(before) or (name == "totals" and found.shape != before.shape):
+                raise InputError(f"{path}: damaged: {name} is of another kind. Go on from another checkpoint.")
+            setattr(self, name, found)
         if math.isnan(self.best):  # which the first versions took for a best score
             self.best = -math.inf
 
@@ -213,17 +221,58 @@ def _copied(value: Any) -> Any:
     return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What is read of the configuration that a network was trained with; of other versions it may have more."""
+
+    architecture: Architecture
+    unet: UNetConfig
+    loader: LoaderConfig
+    depth: DepthRange
+    components: list[str] = field(default_factory=lambda: [*BY_NAME])  # of the first checkpoints, which do not say
+
+    def __post_init__(self) -> None:
+        if not {"fg_bg"} < {*self.components} <= BY_NAME.keys() or {*self.components} == {"fg_bg", "bg"}:
+            raise ValueError(f"a network is trained on no samples of {', '.join(self.components)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What a checkpoint says besides its tensors, as far as it must be there."""
+
+    config: _Trained
+    step: Annotated[int, Bounds(0, 2**63 - 1)]
+
+
 def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """Return a checkpoint that `save` wrote. Raises InputError if it is none."""
+    """Return a checkpoint that `save` wrote. Raises InputError if it is none, or a byte of it is not as it was."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        with zipfile.ZipFile(path) as file:
+            # PyTorch writes checksums and never looks at them; of what is marked as a folder it reads nothing.
+            damaged = file.testzip() or next((one.filename for one in file.infolist() if one.external_attr), None)
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} is not as it was written")
+        state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint. A run keeps them as checkpoints/best.pt and last.pt.") from None
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a checkpoint of this project ({type(error).__name__}: {error}).") from error
-    if not isinstance(state, dict) or "model" not in state or "config" not in state:
-        raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
-    return state
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Use another checkpoint of the run.") from error
+    except Exception as error:  # of as many kinds as there are ways to be damaged
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path}: damaged, or not a checkpoint of this project ({said}). Use another one.") from error
+    return checked(path, state)
+
+
+def checked(path: Path, state: Any) -> dict[str, Any]:
+    """Return what the checkpoint `path` holds, its configuration with all that is read of it."""
+    match state:
+        case {"model": dict(weights), "config": dict(config)} if all(map(torch.is_tensor, weights.values())):
+            try:
+                told: _Told = from_json(_Told, state, others=True)
+            except ValueError as error:
+                raise InputError(f"{path}: not a checkpoint that this version reads: {error}.") from None
+            return dict(state, config=config | json.loads(json.dumps(asdict(told.config), default=str)))
+    raise InputError(f"{path}: not a checkpoint of this project. A run keeps them in its folder checkpoints.")
 
 
 def components_of(config: dict[str, Any]) -> list[str]:
@@ -237,14 +286,20 @@ def components_of(config: dict[str, Any]) -> list[str]:
 def load_model(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Return a checkpoint's network, ready to predict on `device`, and the configuration it was trained with."""
     state = load(path, device)
-    return model_of(state, device), state["config"]
+    return model_of(path, state, device), state["config"]
 
 
-def model_of(state: dict[str, Any], device: torch.device) -> nn.Module:
-    """Return the network of a checkpoint that is loaded, ready to predict on `device`."""
+def model_of(path: Path, state: dict[str, Any], device: torch.device) -> nn.Module:
+    """Return the network of a checkpoint that was loaded from `path`, ready to predict on `device`.
+
+    Raises InputError if its weights are not those of the network that its configuration describes.
+    """
     config = state["config"]
-    model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
-    model.load_state_dict(state["model"])
+    try:
+        model = make_model(config["architecture"], UNetConfig(**config["unet"]), components_of(config), device)
+        model.load_state_dict(state["model"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: of another network than it says, or than this version has. Train again.") from error
     return model.eval()
 
 

@@ -27,6 +27,7 @@ import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from checkpoint import Device, load, model_of, refuse_other_data, select_device
@@ -34,8 +35,9 @@ from model.metrics import MEANING, Metrics, per_sample
 from model.pictures import rows_of
 from pipeline.loader import Loader, LoaderConfig
 from ranks import use_cores
-from shards.errors import masked, report_errors
+from shards.errors import masked, printable, report_errors, say
 from shards.format.dataset import Dataset
+from shards.format.fields import Checked, Count
 from shards.format.storage import write_bytes
 from tracking.grid import Grid
 
@@ -58,7 +60,7 @@ class Errors(NamedTuple):
         columns = ([f"{one:.6g}" if isfinite(one) else "" for one in many.tolist()] for many in self.values.values())
         table = csv.writer(file := io.StringIO(), lineterminator="\n")
         table.writerow(["key", *self.values])
-        table.writerows(zip(map(dataset.key, self.rows.tolist()), *columns, strict=True))
+        table.writerows(zip(map(printable, map(dataset.key, self.rows.tolist())), *columns, strict=True))
         write_bytes(path, file.getvalue().encode())
 
 
@@ -119,7 +121,7 @@ def _predicting(model: nn.Module, loader: Loader, dtype: torch.dtype) -> Iterato
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Checked):
     """A checkpoint and the splits to measure it on."""
 
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
@@ -130,7 +132,7 @@ class EvaluateConfig:
         str | None, tyro.conf.arg(metavar="FOLDER|URL", help_behavior_hint="(default: the one trained on)")
     ] = None
     """data set to measure on"""
-    batch_size: int = 128
+    batch_size: Count = 128
     """samples in a batch"""
     device: Device = "auto"
     """auto is CUDA where there is a GPU, else the CPU"""
@@ -140,7 +142,7 @@ def main(config: EvaluateConfig) -> None:
     use_cores()
     device = select_device(config.device)
     state = load(config.checkpoint, device)
-    model, trained, step = model_of(state, device), state["config"], state["step"]
+    model, trained, step = model_of(config.checkpoint, state, device), state["config"], state["step"]
     data = config.data or trained["loader"]["data"]
     named = ("size", "cache_dir", "cache_limit", "check")
     own = {name: value for name, value in trained["loader"].items() if name in named}
@@ -155,14 +157,14 @@ def main(config: EvaluateConfig) -> None:
     if (run / "metrics.jsonl").exists():
         from tracking.page import write_report  # with Matplotlib
 
-        print(f"page: {write_report(run)}")
+        say(f"page: {write_report(run)}")
 
 
 def measure(model: nn.Module, loader: Loader, run: Path, what: str) -> None:
     """Measure the loader's split, print a table and write what is to be known of it into the run's folder."""
     metrics, errors = evaluate(model, loader, torch.float32)
     title = f"{what} ({loader.order.samples:,} samples)"
-    table = Table("metric", "value", "meaning", title=title)
+    table = Table("metric", "value", "meaning", title=Text(printable(title)))
     for metric, value in metrics.items():
         table.add_row(metric, f"{value:.4f}", MEANING[metric])
     Console().print(table)
@@ -178,7 +180,7 @@ def measure(model: nn.Module, loader: Loader, run: Path, what: str) -> None:
     (run / "pictures").mkdir(exist_ok=True)
     worst.save(run / "pictures" / f"{name}-worst.png")
     worst.save_large(run / f"{name}-worst.png")
-    print(f"every sample: {run / name}.csv\nthe worst: {run / name}-worst.png")
+    say(f"every sample: {run / name}.csv", f"the worst: {run / name}-worst.png")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -30,9 +30,10 @@ from torch.nn.functional import interpolate
 from checkpoint import PREDICTED, Device, components_of, load_model, select_device
 from pipeline.decode import resize
 from ranks import use_cores
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, report_errors, say
 from shards.format.depth import DepthRange
-from shards.format.images import IMAGE_SUFFIXES, save_image
+from shards.format.images import IMAGE_SUFFIXES, BadImage, converted, read_image, save_image, upright
+from shards.format.storage import refuse_url
 
 
 def predict(model: nn.Module, fg_bg: Tensor, bg: Tensor | None, size: int) -> dict[str, Tensor]:
@@ -71,13 +72,9 @@ def _images(folder: Path) -> dict[str, Path]:
 def load_image(path: Path) -> Tensor:
     """Return an image as uint8 (H, W, 3), turned as its camera says. Raises InputError if it is none."""
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such image.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not an image that can be read ({error}).") from error
-    return torch.from_numpy(np.array(upright))
+        return torch.from_numpy(np.array(converted(upright(read_image(path)), "RGB")))
+    except BadImage as bad:
+        raise InputError(f"{path}: not an image that can be read ({bad.detail}).") from bad
 
 
 def load_pair(fg_bg: Path, bg: Path | None) -> tuple[Tensor, Tensor | None]:
@@ -116,6 +113,7 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> None:
     use_cores()
+    refuse_url(config.out)
     todo = pairs(config.fg_bg, config.bg)
     model, trained = load_model(config.checkpoint, select_device(config.device))
     components, depth_range = components_of(trained), DepthRange(**trained["depth"])
@@ -133,7 +131,7 @@ def main(config: PredictConfig) -> None:
             depth = depth_pixels(found["depth"], depth_range)
             save_image(config.out / f"{fg_bg.stem}.depth.png", Image.fromarray(depth))
     written = " and ".join(f"NAME.{name}.png" for name in PREDICTED if name in components)
-    print(f"{len(todo)} images: {config.out}/{written}")
+    say(f"{len(todo)} images: {config.out}/{written}")
 
 
 if __name__ == "__main__":

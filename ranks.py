@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,9 @@ from checkpoint import select_device
 from shards.errors import InputError
 from shards.machine import cpu_count
 
+PATIENCE = timedelta(minutes=10)
+"""how long ranks wait for one that does not answer; one that has ended is noticed at once"""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -28,11 +33,37 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    """of gloo, on which the ranks tell each other what is no part of the computation; None if there is but one"""
+
+    def agree(self, decides: Mapping[str, object]) -> None:
+        """Compare what decides how the ranks go on, by name. Raises InputError on all of them if it is not the same."""
+        if not self.group:
+            return
+        every: list[Any] = [None] * self.world_size
+        dist.all_gather_object(every, {name: str(value) for name, value in decides.items()}, self.group)
+        _refuse_differences(every)
+
+
+def _refuse_differences(every: Sequence[Mapping[str, str]]) -> None:
+    """Raise InputError if what the ranks say, one after the other, is not the same."""
+    told = []
+    for name in every[0]:
+        found = dict[str, list[str]]()
+        for rank, one in enumerate(every):
+            found.setdefault(one[name], []).append(str(rank))
+        if len(found) > 1:
+            told.append(f"{name}: " + ", ".join(f"{value} on rank {' and '.join(on)}" for value, on in found.items()))
+    if told:
+        raise InputError(f"the ranks are not to do the same ({'; '.join(told)}). Give all of them the same.")
 
 
 @contextmanager
 def distributed(wanted: str) -> Iterator[Ranks]:
-    """Join the processes of torchrun or srun; leave them at the end. Raises InputError if there is no such device."""
+    """Join the processes of torchrun or srun; leave them at the end.
+
+    Raises InputError if there is no such device, and wherever one of the others turns out to be gone.
+    """
     _read_slurm()
     use_cores()
     device = select_device(wanted)
@@ -41,15 +72,25 @@ def distributed(wanted: str) -> Iterator[Ranks]:
     if "RANK" not in os.environ:
         yield Ranks(0, 1, device)
         return
-    store, rank, world_size = next(rendezvous("env://"))
-    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun's store keeps the addresses of those that it restarts
-        store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
-        yield Ranks(rank, world_size, device)
+        store, rank, world_size = next(rendezvous("env://", timeout=PATIENCE))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":  # torchrun's store keeps the addresses of those that it restarts
+            store = PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        store.set(f"device of {rank}", device.type)
+        _refuse_differences([{"--device": store.get(f"device of {one}").decode()} for one in range(world_size)])
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+        yield Ranks(rank, world_size, device, dist.new_group(backend="gloo", timeout=PATIENCE))
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            f"rank {os.environ['RANK']}: another rank has ended, or has not answered for {PATIENCE.seconds // 60} "
+            "minutes. Its own last words say why; the same command goes on from the last checkpoint."
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def use_cores() -> None:
@@ -82,8 +123,7 @@ class StopRequest(AbstractContextManager["StopRequest"]):
 
     def __init__(self, ranks: Ranks) -> None:
         self._came, self._told, self._telling = 0, torch.zeros(1, dtype=torch.int32), None
-        # The ranks' numbers travel while the next step is computed, so that nobody waits.
-        self._group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self._group = ranks.group
         self._before = {one: signal.signal(one, self._note) for one in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
 
     def _note(self, number: int, _: object) -> None:
@@ -98,7 +138,7 @@ class StopRequest(AbstractContextManager["StopRequest"]):
         if self._telling:
             self._telling.wait()
         found = int(self._told)
-        self._told.fill_(self._came)
+        self._told.fill_(self._came)  # which travels while the next step is computed, so that nobody waits
         self._telling = dist.all_reduce(self._told, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return found
 

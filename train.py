@@ -17,6 +17,7 @@ import signal
 import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,27 +33,29 @@ from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import PREDICTED, Architecture, Checkpoints, Device, Training, make_model
 from evaluate import Errors, draw, evaluate
-from model.compiled import compiled
+from model.compiled import compiled, try_out
 from model.losses import LEAST, Objective, depth_loss, mask_loss
 from model.unet import UNetConfig
 from pipeline.batch import Batch
 from pipeline.loader import Loader, LoaderConfig
 from ranks import Ranks, StopRequest, distributed, only_process
-from shards.errors import InputError, masked, report_errors
-from shards.format.manifest import Manifest, from_json
+from shards.errors import InputError, masked, report_errors, say
+from shards.format.fields import Bounds, Checked, Count, Share, parsed
+from shards.format.manifest import Manifest
 from shards.format.schema import BY_NAME
-from shards.format.storage import LocalFolder, write_bytes
+from shards.format.storage import LocalFolder, refuse_url, write_bytes
 from tracking.options import options
 from tracking.report import Report
 
 STOPPED = 75
 """exit code of a run that was asked to stop and has saved: EX_TEMPFAIL of sysexits.h, to be tried again"""
 
+Positive = Annotated[float, Bounds(1e-30, 1e30)]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Everything that decides how a run goes."""
 
     loader: LoaderConfig
@@ -63,15 +66,15 @@ class TrainConfig:
     """folder of the run"""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN", help_behavior_hint="(optional)")] = None
     """folder of a run to go on with; its options are then the defaults of all others"""
-    epochs: int = 5
+    epochs: Count = 5
     """passes over the training split"""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """learning rate at its highest, after the warm-up; a cosine takes it down to 0"""
-    weight_decay: float = 0.02
+    weight_decay: Annotated[float, Bounds(0, 1e30)] = 0.02
     """weight decay of AdamW; biases and batch norm are spared"""
-    warmup: float = 0.05
+    warmup: Share = 0.05
     """share of all steps in which the learning rate rises"""
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     """largest norm of the gradient"""
     mask_loss: str = "bce+dice"
     """sum of bce, dice, l1, smooth_l1, ssim, each with a weight if wanted: 0.5*bce+dice"""
@@ -85,23 +88,18 @@ class TrainConfig:
     """auto compiles network and losses on CUDA, where steps take less time then; on a CPU they would not"""
     wandb: Literal["auto", "off"] = "auto"
     """auto logs to Weights & Biases: online if you are logged in, else offline, to be sent later"""
-    log_every: int = 50
+    log_every: Count = 50
     """optimiser steps between lines in metrics.jsonl"""
-    save_every: int = 1000
+    save_every: Count = 1000
     """optimiser steps between checkpoints, besides those at the end of each epoch"""
-    keep: int = 3
+    keep: Count = 3
     """newest checkpoints that stay, besides the best one"""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: at least 1 is needed.")
+        super().__post_init__()
+        refuse_url(self.out)
         if self.resume and self.out != self.resume:
             raise InputError(f"--resume {self.resume} goes on in that folder. Leave out --out {self.out}.")
-        if self.learning_rate <= 0 or self.grad_clip <= 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
-            raise InputError(
-                "--learning-rate and --grad-clip must be above 0, --weight-decay at least 0, --warmup from 0 to 1."
-            )
         try:
             mask_loss(self.mask_loss), depth_loss(self.depth_loss)
         except ValueError as error:
@@ -193,10 +191,15 @@ def make_objective(training: Training, config: TrainConfig, ranks: Ranks) -> nn.
     """Return the network and its losses: compiled as `config` says, and as one of its copies on all ranks."""
     plain = Objective(training.model, mask_loss(config.mask_loss), depth_loss(config.depth_loss))
     objective: nn.Module = plain
-    if config.compile == "auto" and ranks.device.type == "cuda":
-        with autocast(config, ranks.device):
+    with autocast(config, ranks.device):
+        if config.compile == "auto" and ranks.device.type == "cuda":
             objective = compiled(plain, *_black(training.loader), mode="reduce-overhead")
-    return objective if ranks.world_size == 1 else DistributedDataParallel(objective)
+        if ranks.world_size > 1:
+            objective = DistributedDataParallel(objective)
+            # After its first gradients it puts them into another order, in which three ranks add up to other numbers:
+            # were they those of a step, a run that was gone on with would differ from one that was not stopped.
+            try_out(objective, *_black(training.loader))
+    return objective
 
 
 def _black(loader: Loader) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
@@ -276,16 +279,18 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         checkpoints = stack.enter_context(Checkpoints(config.out, config.keep))
         if found := checkpoints.newest(ranks.device):
             training.load_state_dict(*found)
+        manifest = loader.dataset.manifest
+        data = sha256(manifest.to_json().encode()).hexdigest()[:12]
+        ranks.agree({"digest of the data set": data, "step to go on from": training.step})
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:
-                print(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
+                say(f"{config.out}: finished. For more: python train.py --resume {config.out} --epochs N")
             return 0
         validation = replace(config.loader, split="val", shuffle=False, decode=loader.decode)
         held_out = Loader(validation, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
         stack.enter_context(held_out)
-        manifest, saved = loader.dataset.manifest, _described(config, loader.dataset.manifest)
-        report = None
+        saved, report = _described(config, manifest), None
         if not ranks.rank:
             done, tracked = (training.step, training.validated), config.wandb == "auto"
             defaults = TrainConfig(loader=LoaderConfig(data=config.loader.data)).to_dict()
@@ -336,11 +341,25 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
     return 0
 
 
+def _decides(config: TrainConfig, ranks: Ranks) -> dict[str, object]:
+    """Return what must be the same on all ranks: options, but for those that each machine has its own of, and code."""
+    root = Path(__file__).parent
+    files = [
+        *root.glob("*.py"),
+        *(path for name in ("model", "pipeline", "shards") for path in root.glob(f"{name}/**/*.py")),
+    ]
+    code = sha256(b"".join(sha256(path.read_bytes()).digest() for path in sorted(files))).hexdigest()[:12]
+    own = ("--data", "--device", "--num-threads", "--cache-dir", "--cache-limit")
+    same = {name: value for name, value in options(config.to_dict()).items() if name not in own}
+    dtype = autocast_dtype(config.precision, ranks.device)
+    return same | {"--precision": dtype, "digest of the program": code, "PyTorch": torch.__version__}
+
+
 def _say_what_is_learned(config: TrainConfig, manifest: Manifest) -> None:
     if lacks := [name for name in BY_NAME if name not in manifest.components]:
         predicted, seen = learned(manifest), ", ".join(name for name in manifest.components if name not in PREDICTED)
         said = f"the network learns {' and '.join(predicted)} from {seen}"
-        print(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
+        say(f"no {', '.join(lacks)} in {config.loader.data}: {said}")
 
 
 def _described(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
@@ -360,12 +379,12 @@ def parse_args() -> TrainConfig:
 def _config_of(run: Path) -> TrainConfig:
     path = run / "config.json"
     try:
-        config: TrainConfig = from_json(TrainConfig, json.loads(path.read_text()))
+        config: TrainConfig = parsed(TrainConfig, path.read_bytes())
         return config
     except FileNotFoundError:
         raise InputError(f"{run}: no run to resume (no config.json). Its folder is what --out named.") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a run's configuration that this version reads ({error}).") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a run's configuration that this version reads: {error}.") from None
 
 
 def _refuse_other_options(config: TrainConfig) -> None:
@@ -383,8 +402,8 @@ def _refuse_other_options(config: TrainConfig) -> None:
 
 def main() -> int:
     config = parse_args()
-    logging.basicConfig(format="%(message)s")
     with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
+        ranks.agree(_decides(config, ranks))
         if not config.resume and Checkpoints(config.out, config.keep).exist():
             _refuse_other_options(config)
         if ranks.rank == 0:

@@ -1,15 +1,17 @@
 """Draw a small data set where there is none, cut-outs and rooms with their exact depth: python -m demo.draw OUT."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from shards.errors import InputError, report_errors
+from shards.errors import report_errors, say
+from shards.format.fields import Bounds, Checked, Count, Seed
 from shards.format.storage import replacing
 
 Array = NDArray[np.floating]
@@ -377,22 +379,28 @@ def draw_cutout(number: int, *, seed: int = 0, height: int = 96) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BOX)
 
 
-def main(out: tyro.conf.Positional[Path], figures: int = 40, rooms: int = 40, size: int = 160, seed: int = 0) -> None:
-    """Draw cut-outs, and rooms with their exact depth, to try things on where there are no photographs.
+@dataclass(frozen=True, kw_only=True)
+class DrawConfig(Checked):
+    """Draw cut-outs, and rooms with their exact depth, to try things on where there are no photographs."""
 
-    Args:
-        out: folder to write; it gets fg, bg and depth
-        figures: how many cut-outs
-        rooms: how many rooms
-        size: height and width of the rooms, pixels
-        seed: another seed, other images
-    """
-    if min(figures, rooms, size) < 1:
-        raise InputError("figures, rooms and size must be at least 1.")
-    draw_data(out / "fg", out / "bg", out / "depth", figures=figures, rooms=rooms, size=size, seed=seed)
-    print(f"{out}: {figures} cut-outs in fg, {rooms} rooms in bg, their depth in depth")
+    out: tyro.conf.Positional[Path]
+    """folder to write; it gets fg, bg and depth"""
+    figures: Count = 40
+    """how many cut-outs"""
+    rooms: Count = 40
+    """how many rooms"""
+    size: Annotated[int, Bounds(1, 2**14)] = 160
+    """height and width of the rooms, pixels"""
+    seed: Seed = 0
+    """another seed, other images"""
+
+
+def main(config: DrawConfig) -> None:
+    out, figures, rooms = config.out, config.figures, config.rooms
+    draw_data(out / "fg", out / "bg", out / "depth", figures=figures, rooms=rooms, size=config.size, seed=config.seed)
+    say(f"{out}: {figures} cut-outs in fg, {rooms} rooms in bg, their depth in depth")
 
 
 if __name__ == "__main__":
     with report_errors():
-        tyro.cli(main)
+        main(tyro.cli(DrawConfig))

@@ -32,27 +32,32 @@ class Compiled(nn.Module):
         return losses
 
 
+def try_out(objective: nn.Module, *images: Tensor | None) -> None:
+    """Compute losses and gradients of images, of which no trace is left in `objective`."""
+    before = [buffer.clone() for buffer in objective.buffers()]
+    try:
+        torch.autograd.backward(objective(*images).sum())
+    finally:
+        objective.zero_grad()
+        for buffer, value in zip(objective.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+
 def compiled(objective: Objective, fg_bg: Tensor, *others: Tensor | None, **options: Any) -> nn.Module:
-    """Return `objective` compiled for batches like these images, by a trial of which no trace is left in it.
+    """Return `objective` compiled for batches like these images, by trials.
 
     Where that fails, `objective` comes back, and the log says why. To be called with the autocast that training has.
     """
     begin, attempt = time.perf_counter(), Compiled(objective, len(fg_bg), **options)
-    before = [buffer.clone() for buffer in objective.buffers()]
     try:
         with warnings.catch_warnings():  # TF32, which it recommends, is too coarse for the variances of SSIM
             warnings.filterwarnings("ignore", message=".*TensorFloat32")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             for _ in range(_TRIALS):
-                torch.autograd.backward(attempt(fg_bg, *others).sum())
-                objective.zero_grad()
+                try_out(attempt, fg_bg, *others)
     except Exception as error:  # of whatever kind: compilers, drivers and kernels all fail in their own way
         reason = " ".join([type(error).__name__, *str(error).split("\n")[:2]])
         log.warning("not compiled, so training is slower: %s", reason)
         return objective
-    finally:
-        objective.zero_grad()
-        for buffer, value in zip(objective.buffers(), before, strict=True):
-            buffer.copy_(value)
     log.info("compiled in %.0f s", time.perf_counter() - begin)
     return attempt

@@ -1,5 +1,6 @@
 """Losses of mask and depth by name, and weighted sums of them such as "bce+dice" or "0.5*l1+0.5*ssim"."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -96,7 +97,7 @@ def _weighted_sum(losses: Mapping[str, Loss], spec: str) -> Loss:
     for term in spec.split("+"):
         found = _TERM.fullmatch(term)
         weight = float(found["weight"] or 1) if found else 0.0
-        if not found or not weight or found["name"] not in losses:
+        if not found or not 0 < weight < math.inf or found["name"] not in losses:
             raise ValueError(
                 f"loss {spec!r}: cannot read {term!r}. A loss is a sum of {', '.join(losses)}, "
                 'each with a weight above 0 if wanted, such as "0.5*l1+0.5*ssim".'

@@ -46,6 +46,8 @@ class UNetConfig:
     def __post_init__(self) -> None:
         if min(self.width, self.levels, self.blocks) < 1:
             raise ValueError(f"width, levels and blocks of a DualUNet are at least 1, not {self}.")
+        if self.levels > 16 or self.blocks > 100 or self.width << self.levels > 2**15:
+            raise ValueError(f"a DualUNet of {self} is too large: at most 100 blocks, and width * 2^levels 32,768.")
 
 
 class Normalize(nn.Module):

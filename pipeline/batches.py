@@ -194,7 +194,7 @@ class BatchMaker:
 
         Not if a tar was renewed since there were `renewals`: what was read before may decode now.
         """
-        found = set(_narrowed(indices, lambda some: self._images(decoder, some)))
+        found = set(_failing_alone(indices, lambda some: self._images(decoder, some)))
         places = (self._dataset.locate(name, self._rows[sorted(found)]) for name in self._components)
         self._reader.renew({number for place in places for number in place.file.tolist()})
         if self._reader.renewals > renewals:
@@ -260,20 +260,26 @@ class BatchMaker:
 
 
 def _failing(numbers: Indices, attempt: Callable[[Indices], object]) -> list[int]:
-    """Return those of `numbers` for which `attempt` raises ValueError, found by halving."""
+    """Return those of `numbers` for which `attempt` raises ValueError, which is none if it does all of them at once."""
     try:
         attempt(numbers)
     except ValueError:
-        return _narrowed(numbers, attempt)
+        return _failing_alone(numbers, attempt)
     return []
 
 
-def _narrowed(numbers: Indices, attempt: Callable[[Indices], object]) -> list[int]:
-    """Return the same where it is known that `attempt` raises it for all of them together."""
-    if len(numbers) == 1:
-        return [int(numbers[0])]
-    half = len(numbers) // 2
-    return _failing(numbers[:half], attempt) + _failing(numbers[half:], attempt)
+def _failing_alone(numbers: Indices, attempt: Callable[[Indices], object]) -> list[int]:
+    """Return the same by attempting one after the other.
+
+    Not by halving: DALI is at risk where an image fails beside others that its threads still decode (bench/LOG.md).
+    """
+    failing = list[int]()
+    for number in numbers:
+        try:
+            attempt(np.array([number]))
+        except ValueError:
+            failing.append(int(number))
+    return failing
 
 
 def _as_bytes(images: Tensor) -> Tensor:

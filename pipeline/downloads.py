@@ -49,7 +49,7 @@ class Downloads:
         limit: bytes that the tars in `folder`, of all data sets there together, may occupy.
         """
         folder = _writable(folder)
-        self._remote, self._store = RemoteFolder(url.rstrip("/")), Store(folder, limit)
+        self._remote, self._store = RemoteFolder(url), Store(folder, limit)
         self._closed, self._changed, self._threads = Event(), Condition(), list[Thread]()
         self._wanted, self._queue = list[int](), deque[int]()
         self._under_way, self._failed = set[int](), dict[int, str]()

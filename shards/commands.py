@@ -8,14 +8,14 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from shards.build.assemble import write_left_out
 from shards.build.build import BuildConfig, build_dataset, merge
 from shards.build.run import RunConfig
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, say
 from shards.format.dataset import open_dataset
 from shards.format.depth import ExistingDepthConfig
+from shards.format.left_out import write_left_out
 from shards.format.splits import SplitConfig
-from shards.format.storage import LocalFolder, folder_at
+from shards.format.storage import LocalFolder, folder_at, refuse_url
 from shards.ingest.compose import ComposeConfig, plan_composition
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.depth import plan_depth
@@ -29,16 +29,17 @@ from shards.sources.listing import NoSampleError
 
 Paths = Positional[tuple[str, ...]]
 console = Console(highlight=False, soft_wrap=True)
+SHOWN = 10_000
+"""Samples that a page and a contact sheet can have: with more no browser opens them."""
 app = tyro.extras.SubcommandApp()
 
 
 def _build(job: Job, out: str, config: BuildConfig) -> None:
-    for note in job.notes:
-        console.print(note, markup=False)
+    say(*job.notes)
     if build_dataset(job, folder_at(out), config):
         describe(folder_at(out), console)
     else:
-        console.print(f"{out}: part {config.part} is there. When all parts are: python -m shards merge {out}")
+        say(f"{out}: part {config.part} is there. When all parts are: python -m shards merge {out}")
 
 
 @app.command
@@ -73,7 +74,7 @@ def convert(
         folder = folder_at(out)
         if error.left_out and not folder.exists("manifest.json"):
             write_left_out(folder, error.left_out)
-            raise InputError(f"{error}\n{out}/left-out.tsv lists what was not used.") from error
+            raise InputError(*error.args, f"{out}/left-out.tsv lists what was not used.") from error
         raise
     _build(job, out, build)
 
@@ -130,12 +131,11 @@ def verify_dataset(dataset: Positional[str], run: RunConfig) -> None:
         dataset: folder or URL that holds the data set
     """
     problems = verify(folder_at(dataset), run)
-    for problem in problems:
-        console.print(f"{problem.where}: {problem.what}")
+    say(*(f"{problem.where}: {problem.what}" for problem in problems))
     if problems:
-        console.print(f"{dataset}: {len(problems)} problems")
+        say(f"{dataset}: {len(problems)} problems")
         sys.exit(1)
-    console.print(f"{dataset}: every file is as the manifest says, and every image decodes")
+    say(f"{dataset}: every file is as the manifest says, and every image decodes")
 
 
 @app.command
@@ -150,8 +150,8 @@ def show(dataset: Positional[str], page: Path | None = None, sheet: Path | None 
     """
     from shards.inspect.page import write_page  # the other commands do without Matplotlib
 
-    if samples < 1:
-        raise InputError("samples must be at least 1.")
+    if not 1 <= samples <= SHOWN:
+        raise InputError(f"samples is {samples}, where a number from 1 to {SHOWN:,} is expected.")
     folder = folder_at(dataset)
     beside = folder.path if isinstance(folder, LocalFolder) else Path()
     sheet, page = sheet or beside / "sheet.png", page or beside / "show.html"
@@ -159,7 +159,7 @@ def show(dataset: Positional[str], page: Path | None = None, sheet: Path | None 
     with open_dataset(folder) as opened:
         contact_sheet(opened, sheet, samples)
         write_page(opened, page, samples)
-    console.print(f"contact sheet: {sheet}\npage: {page}")
+    say(f"contact sheet: {sheet}", f"page: {page}")
 
 
 @app.command(name="export")
@@ -170,15 +170,15 @@ def export_files(dataset: Positional[str], out: Positional[Path], run: RunConfig
         dataset: folder or URL that holds the data set
         out: folder to write
     """
+    refuse_url(out)
     with open_dataset(folder_at(dataset)) as opened:
         export(opened, out, run)
         manifest = opened.manifest
     depth = f"; depth is {manifest.depth}" if "depth" in manifest.components else ""
-    console.print(f"{out}: {manifest.samples:,} samples{depth}")
+    say(f"{out}: {manifest.samples:,} samples{depth}")
 
 
 def main() -> None:
     conf = tyro.conf
     config = (conf.OmitArgPrefixes, conf.DisallowNone, conf.FlagCreatePairsOff, conf.PositionalMetavarFromFieldName)
-    with report_errors():
-        app.cli(prog="python -m shards", config=config)
+    app.cli(prog="python -m shards", config=config)

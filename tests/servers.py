@@ -61,14 +61,20 @@ class Server:
 
 
 @contextmanager
-def http_server(folder: Path, user: str = "") -> Iterator[Server]:
-    """A server of the files in a folder; only for `user`, NAME:PASSWORD, if given, whom its URL names."""
+def http_server(folder: Path, user: str = "", query: str = "") -> Iterator[Server]:
+    """A server of the files in a folder, which are never sent in parts.
+
+    Only for `user`, NAME:PASSWORD, if given, and for what is signed by `query`, which are part of its URL.
+    """
     server, basic = Server(), f"Basic {base64.b64encode(user.encode()).decode()}"
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            path = folder / self.path.lstrip("/")
+            name, _, signature = self.path.partition("?")
+            path = folder / name.lstrip("/")
             fault = server.answer(path.name)
+            if signature != query:
+                fault = "403"
             if user and self.headers["Authorization"] != basic:
                 fault = "401"
             if fault.isdigit() or not path.is_file():
@@ -90,7 +96,7 @@ def http_server(folder: Path, user: str = "") -> Iterator[Server]:
             pass  # cut connections, from either side
 
     listening = Quiet(("127.0.0.1", 0), Handler)
-    server.url = f"http://{f'{user}@' if user else ''}127.0.0.1:{listening.server_port}"
+    server.url = f"http://{f'{user}@' if user else ''}127.0.0.1:{listening.server_port}{f'/?{query}' if query else ''}"
     with _serving(listening, server):
         yield server
 

@@ -1,14 +1,33 @@
 """The commands as a user runs them: help, one line for a mistake, exit codes."""
 
+import math
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
+from commands import ROOT, python
 from PIL import Image
 from small_data import SIZE, Drawn, flip
+
+from demo.draw import DrawConfig
+from evaluate import EvaluateConfig
+from pipeline.loader import LoaderConfig
+from shards.build.build import BuildConfig
+from shards.errors import InputError
+from shards.format.depth import ExistingDepthConfig
+from shards.format.fields import Bounds
+from shards.format.splits import DivisionConfig
+from shards.ingest.compose import ComposeConfig
+from shards.ingest.convert import ConvertConfig
+from shards.ingest.teacher import DepthConfig
+from train import TrainConfig
 
 COMPOSE = ("compose", "--out", "{tmp}/out")
 
@@ -80,3 +99,75 @@ def test_an_option_that_cannot_be_is_told_with_the_reason(tmp_path: Path) -> Non
     assert result.returncode == 2
     assert "val-share 0.5 and test-share 0.5: numbers from 0 with a sum under 1 are needed" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+CONFIGS: list[tuple[Any, dict[str, Any]]] = [
+    (ComposeConfig, {"fg": Path("fg"), "bg": Path("bg")}),
+    (ConvertConfig, {}),
+    (ExistingDepthConfig, {}),
+    (DivisionConfig, {}),
+    (BuildConfig, {}),
+    (DepthConfig, {}),
+    (LoaderConfig, {"data": "data"}),
+    (TrainConfig, {"loader": LoaderConfig(data="data")}),
+    (EvaluateConfig, {"checkpoint": Path("best.pt")}),
+    (DrawConfig, {"out": Path("out")}),
+]
+
+
+def numbers(kind: Any, bounds: Bounds | None = None) -> Iterator[tuple[type, Bounds | None]]:
+    """The numbers that a field of this kind holds, one beside the other, with their bounds."""
+    if kind in (int, float):
+        yield kind, bounds
+    elif get_origin(kind) is Annotated:
+        inner, *limits = get_args(kind)
+        yield from numbers(inner, next((one for one in limits if isinstance(one, Bounds)), bounds))
+    else:
+        for one in get_args(kind):
+            yield from numbers(one)
+
+
+@pytest.mark.parametrize(("config", "needed"), CONFIGS, ids=lambda one: getattr(one, "__name__", ""))
+def test_a_number_that_cannot_be_is_refused_by_its_name(config: Any, needed: dict[str, Any]) -> None:
+    kinds = get_type_hints(config, include_extras=True)
+    for field in fields(config):
+        found = [*numbers(kinds[field.name])]
+        for kind, bounds in found:
+            assert bounds or kind is float, f"{config.__name__}.{field.name} has no bounds"
+            beyond: list[Any] = (
+                [bounds.least - 1, bounds.most + 1 if kind is int else bounds.most * 2] if bounds else []
+            )
+            for value in [*beyond, math.nan, math.inf, 2**64 if kind is int else "1", True, None, "x", []]:
+                given = value if len(found) == 1 else (value,) * len(found)
+                if given is not None or field.default is not None:
+                    with pytest.raises(InputError, match=rf"^{field.name.replace('_', '-')}.* expected\.$"):
+                        config(**needed | {field.name: given})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "shards", "compose", "--fg", "x", "--bg", "x", "--out", "out", "--seed", "-1"],
+        ["-m", "shards", "convert", "x", "out", "--depth-metres", "nan", "nan"],
+        ["-m", "shards", "show", "x", "--samples", "10000000000"],
+        ["-m", "demo.draw", "out", "--figures", "0"],
+        ["train.py", "--data", "x", "--learning-rate", "nan"],
+        ["evaluate.py", "x", "--batch-size", "-5"],
+    ],
+    ids=lambda arguments: " ".join(arguments[-2:]),
+)
+def test_a_number_that_cannot_be_is_one_line_of_every_command(arguments: list[str], tmp_path: Path) -> None:
+    program = [str(ROOT / one) if one.endswith(".py") else one for one in arguments]
+    code, said = python(program, tmp_path)
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]* expected\.\n", said)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_names_of_folders_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    name = "[/b][red] :dog: \x1b[2J\r\u202e\udcff"
+    (tmp_path / name).mkdir(parents=True)
+    for command in ("show", "verify"):
+        code, said = python(["-m", "shards", command, name], tmp_path)
+        assert (code, said.count("\n")) == (2, 1)
+        assert said.startswith(r"error: [/b][red] :dog: \x1b[2J\r\u202e\udcff: no data set here")

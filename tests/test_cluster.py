@@ -170,7 +170,7 @@ def test_a_folder_that_the_cluster_does_not_see_is_told(cluster: Cluster, folder
     asked = command("convert", folders, tmp_path / "out", "--engine", "ray", "--ray-address", cluster.address)
     (tmp_path / "out" / ".work").mkdir(parents=True)
     with subprocess.Popen(asked, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
-        until(lambda: (tmp_path / "out" / ".work" / "plan.json").exists(), process)
+        until(lambda: (tmp_path / "out" / ".work" / "plan").exists(), process)
         (tmp_path / "out" / ".work" / "fingerprint").unlink()
         _, said = process.communicate(timeout=120)
     assert process.returncode == 2

@@ -26,6 +26,7 @@ from small_data import (
     compose_config,
     contents,
     division,
+    flip,
     images,
     shard,
 )
@@ -320,7 +321,7 @@ def test_what_kind_of_cutout_cannot_be_used_is_said(tmp_path: Path) -> None:
         "wide-alpha": lambda: png(path, 2, np.dstack([wide] * 3), struct.pack(">HHH", 1000, 1000, 1000)),
         "wide-alpha again": lambda: png(path, 0, wide, struct.pack(">H", 1000)),
         "no-alpha again": lambda: png(path, 0, wide),
-        "not-an-image": lambda: path.write_bytes(png(path, 6, noise).read_bytes()[:3000]),
+        "truncated": lambda: path.write_bytes(png(path, 6, noise).read_bytes()[:3000]),
     }
     for kind, make in made.items():
         make()
@@ -344,13 +345,17 @@ def test_rooms_without_a_usable_depth_map_are_reported(drawn: Drawn, tmp_path: P
     (depth / "room0002.png").unlink()
     Image.new("L", (SIZE, SIZE)).save(depth / "room0003.png")
     Image.new("I;16", (9, 9)).save(depth / "room0004.png")
+    Image.new("L", (SIZE, SIZE)).save(depth / "room0005.png", "DDS")
+    flip(depth / "room0006.png", 45)
     work = plan_composition(compose_config(drawn._replace(depth=depth)))
     assert [(one.kind, Path(one.source).name) for one in work.plan.left_out] == [
         ("bad-depth", "room0002.jpg"),
         ("bad-depth", "room0003.jpg"),
         ("wrong-size", "room0004.jpg"),
+        ("bad-depth", "room0005.jpg"),
+        ("bad-depth", "room0006.jpg"),
     ]
-    assert len(work.plan.manifest.sources["bg"]) == 5
+    assert len(work.plan.manifest.sources["bg"]) == 3
 
 
 @pytest.mark.parametrize("option", [{"scale": (0.6, 0.3)}, {"scale": (0.0, 0.3)}, {"floor": 0.0}, {"places": 0}])

@@ -234,11 +234,28 @@ def test_a_shard_without_a_single_good_image_is_no_obstacle(messy: Path, tmp_pat
 
 
 def test_nothing_left_is_an_error_that_points_to_the_list(messy: Path, tmp_path: Path) -> None:
-    for key in samples_of(messy):
-        image_of(messy, "mask", key).write_bytes(b"")
+    for number, key in enumerate(samples_of(messy)):
+        image_of(messy, ("mask", "depth")[number % 2], key).write_bytes(b"")
     with pytest.raises(InputError, match=r"no sample is left \(150 empty\); see .*left-out\.tsv"):
         convert([messy], tmp_path / "out")
     assert len(left_out(tmp_path / "out")) == SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", r"\.jpg \(Git LFS .* git lfs pull\)\."),
+        (None, r"\.jpg: a link to nowhere, which is not there\."),
+    ],
+)
+def test_files_that_are_not_there_are_said_to_be_that(messy: Path, text: bytes | None, said: str) -> None:
+    """And not that names are wrong."""
+    for key in samples_of(messy):
+        path = image_of(messy, "depth", key)
+        path.unlink()
+        path.write_bytes(text) if text else path.symlink_to("nowhere")
+    with pytest.raises(InputError, match=rf"^depth: most .* such as /[^ ]+{said} Mend them"):
+        plan_conversion([messy], ConvertConfig())
 
 
 def test_sources_without_a_complete_sample_are_refused(folders: Path, tmp_path: Path) -> None:

@@ -181,5 +181,5 @@ def test_the_command_writes_what_the_function_draws(tmp_path: Path) -> None:
 def test_the_command_refuses_an_empty_data_set_in_one_line(tmp_path: Path) -> None:
     ran = command(str(tmp_path / "out"), "--figures", "0")
     assert ran.returncode == 2
-    assert ran.stderr.splitlines() == ["error: figures, rooms and size must be at least 1."]
+    assert ran.stderr.splitlines() == ["error: figures is 0, where a number from 1 to 1,000,000,000 is expected."]
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import lzma
+import os
 import shutil
 import subprocess
 import tarfile
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_data import ONE_WORKER, SIZE, begun, built, contents, images
+from small_data import ONE_WORKER, SIZE, begun, built, contents, images, indexed_here
 from test_interruption import command
 
 from shards.errors import InputError
@@ -241,8 +242,19 @@ def test_the_last_of_two_members_of_a_name_counts_as_when_unpacking(
 def test_a_key_in_two_tars_is_one_error(few: dict[str, Files], tars: Path) -> None:
     for name in ("a.tar", "b.tar"):
         packed(tars / name, members(few).items())
-    with pytest.raises(InputError, match="keys occur more than once, such as 'combined_"):
-        indexed(tars)
+    with pytest.raises(InputError, match=r"a\.tar and .*b\.tar both begin with the sample 'combined_"):
+        plan_index(tars, ExistingDepthConfig(), SplitConfig())
+    packed(tars / "b.tar", reversed(members(few).items()))
+    said = rf"tars: 6 keys occur more than once, such as '{min(few)}' in a\.tar and b\.tar\."
+    with pytest.raises(InputError, match=said):
+        indexed_here(tars, SplitConfig())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_no_tar(tars: Path, make: Callable[[Path], None]) -> None:
+    make(tars / "a.tar")
+    with pytest.raises(InputError, match=r"a\.tar: no tar but a folder, a pipe"):
+        plan_index(tars, ExistingDepthConfig(), SplitConfig())
 
 
 def test_names_that_are_no_text_or_lead_elsewhere_are_left_out(few: dict[str, Files], tars: Path) -> None:
@@ -283,6 +295,12 @@ def test_a_compressed_tar_is_named(few: dict[str, Files], tars: Path, compress: 
     (tars / "a.tar").write_bytes(compress((tars / "a.tar").read_bytes()))
     with pytest.raises(InputError, match=r"a\.tar: compressed by \w+\. .* unpack it"):
         indexed(tars)
+
+
+def test_a_tar_that_git_lfs_has_is_said_to_be_there(tars: Path) -> None:
+    (tars / "a.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"a\.tar: Git LFS has the tar, and this points to it: git lfs pull"):
+        plan_index(tars, ExistingDepthConfig(), SplitConfig())
 
 
 def test_compressed_tars_beside_others_are_left_out_by_name(few: dict[str, Files], tars: Path) -> None:
@@ -343,9 +361,43 @@ def test_no_damage_to_a_header_is_passed_over(
         list_tar(path)
 
 
+def header(kind: bytes, size: bytes) -> bytes:
+    """Of a member 1.mask.jpg, with its checksum."""
+    info = tarfile.TarInfo("1.mask.jpg")
+    info.type = kind
+    data = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    data[124:136], data[148:156] = size.ljust(12, b"\0"), b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+PAX = b"19 size=-1000000000\n"
+NEVER_ENDING = {
+    "a size that leads back": header(tarfile.REGTYPE, b"\xff" * 10 + (-1024 & 0xFFFF).to_bytes(2)),
+    "one in an extended header": header(tarfile.XHDTYPE, b"%o" % len(PAX)) + PAX.ljust(512, b"\0"),
+    "a name that leads back": header(tarfile.GNUTYPE_LONGNAME, b"\xff" * 10 + (-1024 & 0xFFFF).to_bytes(2)),
+    "a name that takes all memory": header(tarfile.GNUTYPE_LONGNAME, b"77777777777"),
+    "headers of headers": (header(tarfile.XHDTYPE, b"14") + b"12 key=value".ljust(512, b"\0")) * 3000,
+    "a size past all disks": header(tarfile.REGTYPE, b"\x80" + (1 << 62).to_bytes(11)),
+    "half of a sparse file's header": header(tarfile.GNUTYPE_SPARSE, b"0")[:482] + b"\1",
+}
+
+
+@pytest.mark.parametrize("what", NEVER_ENDING)
+def test_a_header_of_impossible_numbers_is_told_and_its_reading_ends(
+    few: dict[str, Files], tars: Path, what: str
+) -> None:
+    packed(tars / "a.tar", list(members(few).items())[:1])
+    data = (tars / "a.tar").read_bytes().rstrip(b"\0")
+    regular = header(tarfile.REGTYPE, b"0") * 4
+    (tars / "a.tar").write_bytes(data + bytes(-len(data) % 512) + NEVER_ENDING[what] + regular + bytes(1024))
+    with pytest.raises(InputError, match=r"a\.tar: not a whole tar \("):
+        list_tar(tars / "a.tar")
+
+
 def test_mended_tars_are_indexed_anew(few: dict[str, Files], tars: Path) -> None:
     packed(tars / "a.tar", members(few).items())
-    packed(tars / "b.tar", members(few).items())
+    packed(tars / "b.tar", reversed(members(few).items()))
     with pytest.raises(InputError, match="more than once"):
         indexed(tars)
     (tars / "b.tar").unlink()

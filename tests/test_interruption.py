@@ -1,6 +1,7 @@
 """Killed at any moment and started again, a build ends with the same bytes; a full disk is one line."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small_data import TREES, begun, contents, convert, division, flip
 
 from shards.build import assemble
+from shards.build.build import merge
 from shards.errors import InputError
+from shards.format.images import save_image
 from shards.format.manifest import Manifest
+from shards.format.storage import LocalFolder, write_bytes
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.ingest.job import Job
 
@@ -34,16 +39,16 @@ def until(condition: Callable[[], bool], process: "subprocess.Popen[str] | None"
         time.sleep(0.001)
 
 
-def living(session: int) -> list[str]:
+def living(session: int) -> list[int]:
     """The processes of a session that have not ended (field 6 of /proc/PID/stat; Z has ended)."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, _, fields = path.read_text().rpartition(")")
+            _, _, fields = path.read_text().rpartition(")")
         except OSError:
             continue
         state, _, _, its_session, *_ = fields.split()
-        found += [name] if int(its_session) == session and state != "Z" else []
+        found += [int(path.parent.name)] if int(its_session) == session and state != "Z" else []
     return found
 
 
@@ -74,6 +79,58 @@ def test_a_killed_conversion_goes_on_to_the_same_bytes(folders: Path, whole: Pat
     next(out.glob(".work/*.npz")).unlink()  # what a kill between a shard and its record leaves
     subprocess.run(command("convert", folders, out, *TINY_SHARDS), check=True, capture_output=True)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_ctrl_c_twice_ends_all_processes_soon_and_in_one_line(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begin = command("convert", folders, out, *TINY_SHARDS)
+    with subprocess.Popen(begin, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: any(out.glob(".work/*.npz")), process)
+        mapped = [Path(f"/proc/{pid}/maps").read_text() for pid in living(process.pid)]
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.05)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode in (130, -signal.SIGINT)  # where the second came when it was all but over
+    assert said.count("\n") == 1
+    until(lambda: not living(process.pid))
+    assert not any("/dev/shm/sem." in one for one in mapped), "they would stay if all were killed"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_damage_to_what_a_stopped_build_left_costs_its_shards_alone(
+    folders: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    begun(plan(folders), out)
+    before, work = times(out), out / ".work"
+    cut(work / "plan")
+    with pytest.raises(InputError, match=r"\.work/plan is damaged\. Run the command of one of the parts again"):
+        merge([], LocalFolder(out))
+    begun(plan(folders), out)
+    assert times(out) == before
+    cut(next(work.glob("shard-000000.tar.*.npz")))
+    flip(next(work.glob("shard-000001.tar.*.npz")), 500)
+    cut(out / "shard-000002.tar")
+    flip(out / "shard-000003.tar", 5000)
+    cut(out / "shard-000004.idx")
+    with pytest.raises(InputError, match="5 of 6 shards are not there yet or damaged, such as shard-000000"):
+        merge([], LocalFolder(Path(shutil.copytree(out, tmp_path / "merged"))))
+    flip(work / "fingerprint", 5)
+    assert contents(convert([folders], out).root) == contents(dataset)
+    assert {name for name, time in times(out).items() if time == before[name]} == {"shard-000005.tar"}
+
+
+def test_merging_clears_what_a_kill_near_its_end_left(damaged: Path) -> None:
+    whole = contents(damaged)
+    (damaged / ".work").mkdir()
+    (damaged / ".work" / "fingerprint").write_text("left")
+    merge([], LocalFolder(damaged))
+    assert contents(damaged) == whole
 
 
 def test_a_finished_data_set_is_left_as_it_is(folders: Path, damaged: Path) -> None:
@@ -197,13 +254,28 @@ def test_one_that_a_version_without_its_command_made_is_refused(messy: Path, dam
         convert([messy], damaged, again=True)
 
 
+def test_a_file_takes_the_place_of_files_alone(tmp_path: Path) -> None:
+    """And not of /dev/full."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "stdout").symlink_to("file")
+    for path in (tmp_path / "pipe", tmp_path / "stdout", tmp_path):
+        with pytest.raises(InputError, match=f"^{path}: no file but a link, a folder, a pipe or a device"):
+            write_bytes(path, b"")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(InputError, match=r"name: unknown file extension: .*\. End the name with \.png"):
+        save_image(tmp_path / "name", Image.new("L", (1, 1)))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ulimit")
 def test_a_full_disk_is_one_line_and_can_be_gone_on_from(folders: Path, tmp_path: Path) -> None:
     convert_it = command("convert", folders, tmp_path / "out", "--workers", "1")
     limited = ["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *convert_it]
     failed = subprocess.run(limited, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: [Errno 27] File too large")
+    assert re.match(
+        r"error: .*/out/shard-00000\d\.tar: the disk is full, or a limit .* and run again\.\n", failed.stderr
+    )
     assert failed.stderr.count("\n") == 1
     assert not list((tmp_path / "out").glob("*.tar"))
     subprocess.run(convert_it, check=True, capture_output=True)

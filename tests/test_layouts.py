@@ -20,7 +20,7 @@ from PIL import Image
 from small_data import built_here, images
 
 from shards.commands import main
-from shards.errors import InputError
+from shards.errors import InputError, report_errors
 from shards.ingest.convert import ConvertConfig, plan_conversion
 from shards.sources.listing import NoSampleError
 from shards.sources.samples import Found, find_samples
@@ -294,7 +294,7 @@ def test_a_refusal_lists_what_was_not_used_and_ends_with_code_2(
     root = REFUSED["others' names"][0].write(tmp_path / "in")
     (root / "depth.exr").write_bytes(b"x")
     monkeypatch.setattr("sys.argv", ["shards", "convert", str(root), str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as ended, report_errors():
         main()
     assert ended.value.code == 2
     said = capsys.readouterr().err

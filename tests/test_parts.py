@@ -78,7 +78,7 @@ def test_a_part_that_is_missing_is_said_to_be_and_the_same_command_without_parts
 ) -> None:
     out = LocalFolder(tmp_path / "out")
     part(work, out, "1/2")
-    with pytest.raises(InputError, match=r"3 of 6 shards are not there yet, such as shard-000001.tar"):
+    with pytest.raises(InputError, match=r"3 of 6 shards are not there yet or damaged, such as shard-000001.tar"):
         merge([], out)
     assert contents(built(work, out.path).root) == whole
 
@@ -118,7 +118,7 @@ def test_a_part_made_before_a_file_changed_makes_that_shard_again(changed: tuple
         part(before, out, f"{number}/2")
     times = {path: path.stat().st_mtime_ns for path in out.path.glob("*.tar")}
     part(after, out, "2/2")
-    with pytest.raises(InputError, match=r"1 of 6 shards are not there yet, such as shard-000000\.tar"):
+    with pytest.raises(InputError, match=r"1 of 6 shards are not there yet or damaged, such as shard-000000\.tar"):
         merge([], out)
     part(after, out, "1/2")
     assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == [first]

@@ -204,9 +204,9 @@ def test_as_many_figures_as_asked_for_and_the_named_one_among_them(drawn: Drawn,
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"jitter": -0.1}, "jitter -0.1: a number from 0"),
-        ({"shadow": 1.1}, "shadow 1.1: a number from 0"),
-        ({"figures_per_image": (0, 1)}, "figures-per-image 0 1: two numbers"),
+        ({"jitter": -0.1}, "jitter is -0.1, where a number from 0"),
+        ({"shadow": 1.1}, "shadow is 1.1, where a number from 0"),
+        ({"figures_per_image": (0, 1)}, "figures-per-image.* is 0, where a number from 1"),
         ({"figures_per_image": (3, 2)}, "figures-per-image 3 2: two numbers"),
         ({"figures_per_image": (1, 2), "division": division(split_by="identity")}, "cannot be split by identity"),
     ],

@@ -418,7 +418,7 @@ def coloured(name: str) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("name", COLOUR_MAPS)
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_depth_in_the_colours_of_a_map_is_refused_by_its_name(tmp_path: Path, name: str, form: str) -> None:
-    found = {"fg_bg": [PLAIN["fg_bg"]], "depth": [file_of(coloured(name), form)]}
+    found = {"fg_bg": [("a", PLAIN["fg_bg"])], "depth": [("b", file_of(coloured(name), form))]}
     with pytest.raises(InputError, match=rf"--depth-colormap {name}, or {name}_r if"):
         plan_pixels(found, ConvertConfig())
 

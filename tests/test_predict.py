@@ -15,7 +15,7 @@ from evaluate import EvaluateConfig, evaluate
 from evaluate import main as evaluate_command
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
-from predict import depth_pixels, load_pair, pairs, predict
+from predict import depth_pixels, load_image, load_pair, pairs, predict
 from ranks import Ranks
 from shards.errors import InputError
 from shards.format.depth import DepthRange
@@ -87,14 +87,19 @@ def test_pairs_are_found_by_name_or_share_one_background(tmp_path: Path) -> None
         pairs(seen, empty)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_pair_of_two_sizes_or_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "small.png")
     Image.new("RGB", (8, 4)).save(tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("text")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 8)).save(tmp_path / "broken exif.jpg", exif=exif.tobytes()[:-3])
     with pytest.raises(InputError, match="must show the same view"):
         load_pair(tmp_path / "small.png", tmp_path / "wide.png")
     with pytest.raises(InputError, match="not an image"):
         load_pair(tmp_path / "small.png", tmp_path / "text.png")
+    assert load_image(tmp_path / "broken exif.jpg").shape[2] == 3
 
 
 def test_evaluation_covers_the_whole_split_whatever_the_batch_size(trained: Path, dataset: Path) -> None:

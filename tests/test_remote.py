@@ -21,7 +21,7 @@ from pipeline.loader import Loader, LoaderConfig
 from shards.errors import InputError
 from shards.format import storage
 from shards.format.dataset import Dataset, open_dataset
-from shards.format.storage import RemoteFolder, is_url
+from shards.format.storage import LocalFolder, RemoteFolder, folder_at, is_url
 
 pytest_plugins = ["remote_fixtures"]
 
@@ -178,11 +178,41 @@ def test_what_leads_elsewhere_is_never_written(name: str, kind: str, damaged: Pa
         Dataset.open(damaged)
 
 
-def test_a_server_that_sends_whole_files_where_parts_are_asked_for_is_told(server: Server) -> None:
-    with open_dataset(RemoteFolder(server.url)) as opened:
+def test_images_are_cut_from_whole_files_where_a_server_sends_no_parts(
+    server: Server, dataset: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_dataset(RemoteFolder(server.url)) as opened, open_dataset(LocalFolder(dataset)) as local:
         places = opened.locate("mask", opened.split("val"))
-        with pytest.raises(InputError, match=f"{server.url}/shard.* bytes came where .* Use a server that sends parts"):
+        assert list(opened.read(places)) == list(local.read(places))
+        assert caplog.text.count("sends whole files") == 1
+        assert server.asked[FIRST] == 2
+        server.fail(FIRST, "short", forever=True)
+        with pytest.raises(InputError, match=f"{server.url}/{FIRST}: .* bytes came where .* were asked for"):
             list(opened.read(places))
+
+
+def test_the_signature_of_a_url_goes_behind_the_name_of_every_file(dataset: Path, start: Start) -> None:
+    with http_server(dataset, query="sig=a%2Bb/&until=1/") as server:
+        downloads = start(server.url)
+        assert content(downloads, 0) == (dataset / FIRST).read_bytes()
+        assert str(folder_at(server.url)).endswith("?sig=***&until=***")
+        with pytest.raises(InputError, match=r"/manifest\.json\?sig=\*\*\*: no permission"):
+            start(server.url.partition("%")[0])
+
+
+@pytest.mark.parametrize("protocol", ["s3", "memory"])
+def test_a_name_is_no_pattern(protocol: str, s3: Server) -> None:
+    """What is removed is the folder of that name, and not its neighbours."""
+    names = ["a1", "ab", "a[12]", "a*", "a?"]
+    folders = [folder_at(f"{protocol}://shards/patterns/{name}") for name in names]
+    for folder in folders:
+        folder.write("inside/file", str(folder).encode())
+    for folder in folders:
+        assert folder.read("inside/file") == next(folder.ranges([("inside/file", 0, None)])) == str(folder).encode()
+        assert folder.names("inside") == {"file"}
+    for removed in reversed(range(len(names))):
+        folders[removed].remove("inside")
+        assert [folder.exists("inside/file") for folder in folders] == [at < removed for at in range(len(names))]
 
 
 @pytest.mark.parametrize("text", ["<html>not here</html>", "[]", '{"format": "sluice 99"}', "\udcff"])

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from small_data import flip
 
 from shards.errors import InputError
+from shards.format import storage
+from shards.format.images import LeftOut
 from shards.sources import listing as files
+from shards.sources import zips
 from shards.sources.layout import Matcher
-from shards.sources.listing import is_image, list_files
+from shards.sources.listing import is_image, list_files, list_images
 from shards.sources.zips import Entry, Reader, list_zip
 
 GLOBS = {"fg_bg": "**/OverlayedImages*/**", "depth": "**/DepthImage*/**", "bg": "**/Background*/**"}
@@ -121,6 +124,125 @@ def test_a_zip_cut_short_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(InputError, match=r"a\.zip: not a whole zip"):
         list(list_files(tmp_path))
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def link_to_nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("make", [pipe, device, folder, link_to_nowhere, link_to_itself])
+def test_what_is_no_file_is_said_to_be_none_and_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "1.jpg")
+    with pytest.raises(OSError, match=r"1\.jpg: (no file but a|a link to)|symbolic links: .*1\.jpg"):
+        read(Entry(str(tmp_path), "1.jpg"))
+    if make is folder:
+        return
+    assert [name for name, _ in listed(tmp_path)] == [f"{tmp_path.name}/1.jpg"]  # so that it is told
+    make(tmp_path / "a.zip")
+    for source in (tmp_path, tmp_path / "a.zip"):
+        with pytest.raises(InputError, match=r"a\.zip: no (zip but a|folder and no zip)"):
+            list(list_files(source))
+
+
+def test_files_larger_than_any_image_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes may unpack to gigabytes."""
+    for module in (storage, zips):
+        monkeypatch.setattr(module, "LARGEST", 1000)
+    (tmp_path / "1.jpg").write_bytes(bytes(1001))
+    some = [entry for _, entry in listed(tmp_path)]
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        some += [entry for _, entry in listed(zipped(tmp_path / f"{method}.zip", {"1.jpg": bytes(1001)}, method))]
+    assert len(some) == 3
+    for entry in some:
+        with pytest.raises(OSError, match=r"1\.jpg: .* more than any image has"):
+            read(entry)
+        assert len(read(listed(zipped(tmp_path / "small.zip", {"1.jpg": bytes(1000)}))[0][1])) == 1000
+
+
+@pytest.mark.parametrize(("size", "at"), [(1 << 62, 1 << 62), (1 << 62, 0), (9, (1 << 64) - 1)])
+def test_a_member_with_impossible_numbers_is_left_out_alone(tmp_path: Path, size: int, at: int) -> None:
+    path = zipped(tmp_path / "a.zip", {"1.jpg": b"one", "2.jpg": b"two"}, zipfile.ZIP_STORED)
+    data = path.read_bytes()
+    begin = data.index(b"PK\x01\x02")
+    extra = b"\x01\x00\x18\x00" + size.to_bytes(8, "little") * 2 + at.to_bytes(8, "little")
+    full = (1 << 32) - 1
+    entry = bytearray(data[begin : begin + 51])
+    entry[20:28], entry[30:32], entry[42:46] = full.to_bytes(4) * 2, b"\x1c\0", full.to_bytes(4)
+    end = bytearray(data[data.index(b"PK\x05\x06") :])
+    end[12:16] = (2 * 51 + 28).to_bytes(4, "little")
+    path.write_bytes(data[:begin] + entry + extra + data[begin + 51 : -22] + end)
+    found = list_images([path], [])
+    assert read(found.entry(1)) == b"two"
+    with pytest.raises(OSError, match=r"1\.jpg: "):
+        read(found.entry(0))
+
+
+def test_members_that_cannot_be_unpacked_are_told_as_what_they_are(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", {"1.jpg": b"one"}, zipfile.ZIP_LZMA)
+    with pytest.raises(OSError, match=r"1\.jpg: packed by method 14"):
+        read(listed(path)[0][1])
+    flip(path, path.read_bytes().index(b"PK\x01\x02") + 8)
+    with pytest.raises(OSError, match=r"1\.jpg: encrypted"):
+        read(listed(path)[0][1])
+
+
+def test_hidden_folders_and_zips_are_passed_over_and_told(tmp_path: Path) -> None:
+    """They hold copies of the files, thumbnails, or what was thrown away."""
+    zipped(tmp_path / "a.zip", {"__MACOSX/masks/1.jpg": b"x", "masks/1.jpg": b"1", "masks/.small/1.jpg": b"x"})
+    for name in (".Trash-1000", "@eaDir", ".AppleDouble"):
+        (tmp_path / name / "masks").mkdir(parents=True)
+        (tmp_path / name / "masks" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "._a.zip").write_bytes(b"attributes")
+    left_out: list[LeftOut] = []
+    found = list_images([tmp_path], left_out)
+    assert [found.inside(number) for number in range(len(found))] == [f"{tmp_path.name}/a/masks/1.jpg"]
+    assert {one.source.removeprefix(f"{tmp_path}/") for one in left_out} == {
+        *("._a.zip", ".AppleDouble", ".Trash-1000", "@eaDir", "a.zip/__MACOSX/masks/1.jpg", "a.zip/masks/.small/1.jpg")
+    }
+    assert {(one.kind, one.detail) for one in left_out} == {("litter", "hidden, or in a hidden folder")}
+    hidden = tmp_path / ".Trash-1000"
+    assert len(list_images([hidden], [])) == 1  # of what is asked for itself
+
+
+def test_links_that_lead_back_are_not_followed_for_ever(tmp_path: Path) -> None:
+    for one, other in ("ab", "ba"):
+        (tmp_path / one).mkdir()
+        (tmp_path / one / "1.jpg").write_bytes(b"1")
+        (tmp_path / one / f"to {other}").symlink_to(f"../{other}")
+    (tmp_path / "a" / "up").symlink_to("..")
+    left_out: list[LeftOut] = []
+    assert len(list_images([tmp_path], left_out)) == 4
+    assert "a/up" in [one.source.removeprefix(f"{tmp_path}/") for one in left_out]
+    assert {one.detail for one in left_out} == {"a link to a folder that it lies in"}
+
+
+def test_a_file_of_before_1970_is_one_like_others(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    os.utime(tmp_path / "1.jpg", (-(10**9), -(10**9)))
+    assert read(list_images([tmp_path], []).entry(0)) == b"1"
+
+
+def test_a_zip_that_git_lfs_has_is_said_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for source in (tmp_path, tmp_path / "a.zip"):
+        with pytest.raises(InputError, match=r"a\.zip: Git LFS has the zip, and this points to it: git lfs pull"):
+            list(list_files(source))
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A run stops when it is asked to, at once and with its work saved; nobody else comes into its folder; ranks agree."""
 
+import json
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,12 +67,13 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(
     assert told(run) == told(whole)
 
 
-def ranks_of_slurm(folder: Path, *arguments: object) -> list[Command]:
-    """Two processes, as srun starts them."""
+def ranks_of_slurm(folder: Path, *arguments: object, second: Sequence[object] = ()) -> list[Command]:
+    """Two processes, as srun starts them; one has other arguments behind these."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": str(time.monotonic_ns() % 1000)}
     job |= {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "127.0.0.1"}
     places = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1)]
-    return [begin(folder, *arguments, said=f"said-{i}", **job, **place) for i, place in enumerate(places)]
+    behind = ((), second)
+    return [begin(folder, *arguments, *behind[i], said=f"said-{i}", **job, **place) for i, place in enumerate(places)]
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +95,42 @@ def test_several_ranks_of_slurm_train_one_run(of_two_ranks: Path) -> None:
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(5, EPOCHS * STEPS + 1, 5))
 
 
-def test_two_ranks_that_were_stopped_end_as_two_that_were_not(
+def test_two_ranks_of_which_one_was_stopped_or_killed_end_alike(
     options: list[object], of_two_ranks: Path, tmp_path: Path
 ) -> None:
+    """One that was killed takes the other with it, which says so."""
+    first, second = ranks_of_slurm(tmp_path, *options, "--out", "run")
+    under_way(first, tmp_path / "run", 1)
+    second.signal(signal.SIGKILL)
+    ended = first.ended(timeout=20)
+    assert ended.code == 2
+    assert "error: rank 0: another rank has ended" in ended.said.splitlines()[-1]
+    assert "Traceback" not in ended.said
     both = ranks_of_slurm(tmp_path, *options, "--out", "run")
     assert [command.ended().code for command in both] == [0, 0]
     assert same_weights(of_two_ranks, tmp_path / "run")
     assert told(of_two_ranks) == told(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (["--seed", 3, "--width", 5], r"\(--seed: 0 on rank 0, 3 on rank 1; --width: 4 on rank 0, 5 on rank 1\)"),
+        (["--data", "damaged"], r"digest of the data set: \w+ on rank 0, \w+ on rank 1\)"),
+    ],
+)
+def test_ranks_that_are_not_to_do_the_same_are_told(
+    other: list[object], told: str, options: list[object], damaged: Path, tmp_path: Path
+) -> None:
+    """Here of another seed and network, or of data that are as many but others."""
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    (damaged / "manifest.json").write_text(json.dumps(manifest | {"made_from": "others"}))
+    for command in ranks_of_slurm(tmp_path, *options, "--out", "run", second=other):
+        ended = command.ended()
+        assert ended.code == 2
+        assert re.search(told, ended.said), ended.said
+        assert len(ended.said.splitlines()) == 1
+    assert not list((tmp_path / "run").rglob("*.pt"))
 
 
 def test_validation_on_ranks_measures_the_network_that_is_saved(of_two_ranks: Path, dataset: Path) -> None:

@@ -75,6 +75,15 @@ def test_tracking_knows_only_numbers_and_pictures(path: Path) -> None:
         assert not known & {"torch", "pipeline", "wandb"}
 
 
+@pytest.mark.parametrize("path", [*ROOT.glob("*.py"), *(path for name in PACKAGES for path in modules(name))], ids=str)
+def test_all_that_is_said_goes_through_the_door_that_makes_it_printable(path: Path) -> None:
+    called = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    if path.name != "errors.py":
+        assert not any(isinstance(one, ast.Name) and one.id == "print" for one in called)
+    if path.name not in ("show.py", "evaluate.py"):  # which print tables, of names that are known
+        assert not any(isinstance(one, ast.Attribute) and one.attr == "print" for one in called)
+
+
 @pytest.mark.parametrize("name", ["train.py", "evaluate.py", "tracking/report.py", "tracking/grid.py"])
 def test_what_draws_pages_is_not_imported_before_there_is_one_to_draw(name: str) -> None:
     body = ast.parse((ROOT / name).read_text()).body

@@ -15,7 +15,7 @@ from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
 from ranks import distributed
 from shards.errors import InputError
-from shards.format.manifest import from_json
+from shards.format.fields import from_json
 from train import TrainConfig, scheduled_rate
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,7 @@ CPU = torch.device("cpu")
         (["--data", "nowhere"], "no data set here"),
         (["--data", "nowhere", "--mask-loss", "bec"], "'bec'"),
         (["--resume", "nowhere"], "no run to resume"),
+        (["--data", "nowhere", "--out", "s3://bucket/run"], "s3:/bucket/run: a URL"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
@@ -73,3 +74,13 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "text.pt", CPU)
     with pytest.raises(InputError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "none.pt", CPU)
+    with pytest.raises(InputError, match="cannot be read"):
+        checkpoint.load(tmp_path, CPU)
+    config = {"architecture": "unet", "unet": {}}
+    for model, told in (
+        ({"layer": 3}, "not a checkpoint"),
+        ({"layer": torch.ones(1)}, "of another network than it says"),
+    ):
+        torch.save({"model": model, "config": config}, tmp_path / "odd.pt")
+        with pytest.raises(InputError, match=told):
+            checkpoint.load_model(tmp_path / "odd.pt", CPU)

@@ -5,7 +5,8 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from shards.errors import InputError, report_errors
+from shards.errors import InputError, report_errors, say
+from shards.format.storage import refuse_url
 
 app = tyro.extras.SubcommandApp()
 
@@ -20,7 +21,7 @@ def report(runs: Positional[tuple[Path, ...]]) -> None:
     from tracking.page import write_report  # the other commands do without Matplotlib
 
     for run in runs:
-        print(f"page: {write_report(run)}")
+        say(f"page: {write_report(run)}")
 
 
 @app.command
@@ -37,8 +38,9 @@ def compare(runs: Positional[tuple[Path, ...]], out: Path = Path("compare.html")
         raise InputError(
             "compare needs the folders of at least two runs. The page of one is report.html in its folder."
         )
+    refuse_url(out)
     write_comparison(runs, out)
-    print(f"page: {out}")
+    say(f"page: {out}")
 
 
 @app.command
@@ -50,7 +52,7 @@ def workspace(project: Positional[str]) -> None:
     """
     from tracking.workspace import save_workspace  # the other commands do without W&B
 
-    print(f"view: {save_workspace(project)}")
+    say(f"view: {save_workspace(project)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from pipeline.loader import Loader
-from shards.errors import masked
+from shards.errors import InputError, masked
+from shards.format.fields import parsed
 from shards.format.storage import write_bytes
 from shards.machine import cpu_count
 
@@ -29,7 +30,7 @@ class Environment:
     def __init__(self, run: Path, defaults: dict[str, Any], step: int, loader: Loader) -> None:
         """Note that a session begins at optimiser step `step`. Of step 0 it is the first, whatever came before."""
         self._path, self._began = run / "environment.json", time.perf_counter()
-        earlier = json.loads(self._path.read_text())["sessions"] if step and self._path.exists() else []
+        earlier = _sessions(self._path) if step and self._path.exists() else []
         self._session: dict[str, Any] = {"began": f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", "step": step}
         self._session |= _machine(loader)
         self._told = {"data": _data(loader), "defaults": defaults, "sessions": [*earlier, self._session]}
@@ -39,6 +40,13 @@ class Environment:
         """Write it, with the seconds that this session has taken so far."""
         self._session["seconds"] = round(time.perf_counter() - self._began, 1)
         write_bytes(self._path, (json.dumps(self._told, indent=1) + "\n").encode())
+
+
+def _sessions(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(parsed(dict[str, Any], path.read_bytes())["sessions"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error}). Copy it again, or remove it.") from None
 
 
 def _data(loader: Loader) -> dict[str, Any]:

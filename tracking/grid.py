@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from shards.errors import InputError, printable
+from shards.format.fields import parsed
+from shards.format.images import BadImage, load_image, open_image
 from shards.format.storage import write_bytes
 
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What the picture has in its metadata."""
+
+    title: str
+    keys: list[str]
+    rows: list[str]
+    errors: list[float | None]
+
+    def __post_init__(self) -> None:
+        if self.errors and len(self.errors) != len(self.keys):
+            raise ValueError(f"{len(self.errors)} errors of {len(self.keys)} samples")
 
 
 class Grid(NamedTuple):
@@ -42,14 +60,17 @@ class Grid(NamedTuple):
     @classmethod
     def load(cls, path: Path) -> "Grid | None":
         """Read what `save` wrote; None if it is another picture."""
-        with Image.open(path) as image:
-            told, pixels = json.loads(image.info.get("sluice", "null")), np.asarray(image.convert("RGB"))
-        if not told:
-            return None
-        rows, columns = len(told["rows"]), len(told["keys"])
-        height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
-        cells = pixels.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-        return cls(told["keys"], dict(zip(told["rows"], cells, strict=True)), told["title"], told["errors"])
+        try:
+            load_image(image := open_image(path.read_bytes()))
+            if "sluice" not in image.info:
+                return None
+            told, pixels = parsed(_Told, str(image.info["sluice"])), np.asarray(image.convert("RGB"))
+            rows, columns = len(told.rows), len(told.keys)
+            cells = pixels.reshape(rows, pixels.shape[0] // rows, columns, pixels.shape[1] // columns, 3)
+            named = dict(zip(told.rows, cells.swapaxes(1, 2), strict=True))
+        except (BadImage, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"{path}: damaged ({error}). Copy it again, or remove it.") from None
+        return cls(told.keys, named, told.title, told.errors)
 
     def part(self, begin: int, end: int) -> "Grid":
         """Return some of the samples, one beside the other."""
@@ -67,7 +88,7 @@ class Grid(NamedTuple):
         width, height = left + 1.25 * across + 0.1, 0.35 + len(bands) * (over + cell * len(self.rows)) + 0.1
         figure = Figure((width, height), dpi=110)
         axes = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
-        axes.text(width / 2, 0.25, self.title, ha="center", fontsize=10)
+        axes.text(width / 2, 0.25, printable(self.title), ha="center", fontsize=10, parse_math=False)
         top = 0.35
         for band in bands:
             top += over
@@ -79,7 +100,15 @@ class Grid(NamedTuple):
             for i in range(len(band.keys)):
                 axes.plot([left + 1.25 * i] * 2, (top, bottom), color="white", linewidth=2)
                 centre = left + 1.25 * (i + 0.5)
-                axes.text(centre, top - 0.06, band._caption(i), ha="center", fontsize=6.5, family="monospace")
+                axes.text(
+                    centre,
+                    top - 0.06,
+                    band._caption(i),
+                    ha="center",
+                    fontsize=6.5,
+                    family="monospace",
+                    parse_math=False,
+                )
             top = bottom
         axes.set(xlim=(0, width), ylim=(height, 0))
         figure.savefig(buffer := io.BytesIO(), format="png")
@@ -87,7 +116,7 @@ class Grid(NamedTuple):
 
     def _caption(self, number: int) -> str:
         """Return key and error in lines of 21 characters; of a long key the end, in which keys differ most."""
-        key, error = self.keys[number], self.errors[number]
+        key, error = printable(self.keys[number]), self.errors[number]
         key = key if len(key) <= 42 else f"…{key[-41:]}"
         lines = [key[begin : begin + 21] for begin in range(0, len(key), 21)]
         return "\n".join([*lines, "no number" if error is None else f"{error:.3f}"])

@@ -4,9 +4,10 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards.errors import InputError, masked
+from shards.format.fields import parsed
 from shards.format.storage import write_bytes
 from shards.inspect.html import LINE, SERIES, SOFT, data_uri, render, svg
 from tracking.grid import Grid
@@ -34,6 +36,8 @@ LABELS = {
 }
 _LOWER = ("depth_rmse", "depth_mae", "depth_abs_rel")
 """of these the lowest is the best, of all others the highest"""
+MOST = 1e100
+"""that a number on a page can be"""
 _POINTS = 500
 """of a curve, at most"""
 _DOTS = 30
@@ -91,6 +95,49 @@ class Curve(NamedTuple):
             return Curve(x, np.add.reduceat(np.where(known, self.y, 0), begins) / numbers, self.label)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data set that a run is of, as environment.json tells it."""
+
+    where: str
+    samples: int
+    splits: dict[str, int]
+    components: list[str]
+    made_from: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The machine, program and time of a session, as environment.json tells them."""
+
+    began: str
+    step: int
+    seconds: float
+    command: str
+    commit: str
+    host: str
+    system: str
+    cpu: str
+    cores: int
+    gpu: str
+    processes: int
+    decode: Literal["gpu", "cpu", "portable"]
+    python: str
+    torch: str
+    cuda: str
+    dali: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What environment.json tells; of an earlier version there is none."""
+
+    data: Data | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    sessions: list[Session] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Run:
     """What a run's folder holds, as far as it is there: runs of earlier versions tell less."""
@@ -98,7 +145,7 @@ class Run:
     folder: Path
     options: dict[str, str]
     defaults: dict[str, str]
-    environment: dict[str, Any]
+    environment: Told
     lines: list[dict[str, Any]]
     evaluations: dict[str, dict[str, float | None]]
     """metrics by split"""
@@ -112,14 +159,17 @@ class Run:
                 f"{folder}: no run here (no metrics.jsonl). A run's folder is what --out of train.py named."
             )
         lines = path.read_text().rpartition("\n")[0].splitlines()  # what follows is still being written
-        environment = _json(folder / "environment.json")
+        environment = _read(Told, folder / "environment.json")
         return cls(
             folder,
-            _flat(_json(folder / "config.json")),
-            _flat(environment.get("defaults", {})),
+            _flat(_read(dict[str, Any], folder / "config.json")),
+            _flat(environment.defaults),
             environment,
-            [_parsed(path, line) for line in lines],
-            {one.stem.partition("-")[2]: _json(one) for one in sorted(folder.glob("evaluation-*.json"))},
+            [_line(path, line) for line in lines],
+            {
+                one.stem.partition("-")[2]: _read(dict[str, float | None], one)
+                for one in sorted(folder.glob("evaluation-*.json"))
+            },
         )
 
     @property
@@ -127,12 +177,12 @@ class Run:
         return self.folder.resolve().name
 
     @property
-    def sessions(self) -> list[dict[str, Any]]:
-        return list(self.environment.get("sessions", []))
+    def sessions(self) -> list[Session]:
+        return self.environment.sessions
 
     @property
     def seconds(self) -> float:
-        return sum(float(session["seconds"]) for session in self.sessions)
+        return sum(session.seconds for session in self.sessions)
 
     @property
     def steps(self) -> int:
@@ -174,10 +224,11 @@ class Run:
 
     def drawn(self, kind: str) -> dict[str, Grid]:
         """Return samples of a kind as they were at the first validation, in the middle and at the newest, by step."""
-        paths = sorted((self.folder / "pictures").glob(f"val-{kind}-*.png"))
+        found = sorted((self.folder / "pictures").glob(f"val-{kind}-*.png"))
+        paths = [path for path in found if path.stem.rpartition("-")[2].isdecimal()]
         picked = [paths[i] for i in sorted({0, len(paths) // 2, len(paths) - 1})] if paths else []
-        found = {f"step {int(path.stem.rpartition('-')[2]):,}": Grid.load(path) for path in picked}
-        return {step: grid for step, grid in found.items() if grid}
+        grids = {f"step {int(path.stem.rpartition('-')[2]):,}": Grid.load(path) for path in picked}
+        return {step: grid for step, grid in grids.items() if grid}
 
     def evaluated(self, name: str) -> dict[str, Grid]:
         """Return by split the samples that evaluate.py has drawn under this name, with {} for the split."""
@@ -186,15 +237,26 @@ class Run:
         return {split: grid for split, grid in grids.items() if grid}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return _parsed(path, path.read_text()) if path.exists() else {}
-
-
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def _read(kind: Any, path: Path) -> Any:
+    """Return what a file of JSON holds as a `kind`, which is empty where there is no such file."""
     try:
-        return dict(json.loads(text))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error}). Copy it again, or remove it.") from error
+        return parsed(kind, path.read_bytes() if path.exists() else b"{}", others=True)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}). Copy it again, or remove it.") from None
+
+
+def _line(path: Path, text: str) -> dict[str, Any]:
+    """Return a line of metrics.jsonl: numbers by name, or None, among them the step that they are of."""
+    with suppress(AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        line = json.loads(text)
+        known = [one for one in line.values() if one is not None]
+        if (
+            all(-MOST < one < MOST for one in known)
+            and line["step"] >= ("val/epoch" in line)
+            and line.get("val/epoch", 1)
+        ):
+            return dict(line)
+    raise InputError(f"{path}: damaged ({text[:100]}). Copy it again, or remove it.")
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str]:

@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.batch import Batch
 from pipeline.loader import Loader, Stats
+from shards.errors import InputError, say
+from shards.format.fields import parsed
 from shards.format.storage import naming, write_bytes
 from tracking.environment import Environment
 from tracking.grid import Grid
@@ -35,9 +37,10 @@ PAGE_EVERY = 30.0
 def logged(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl, none if there is none; without those that are torn."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            found.append(json.loads(line))
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(AttributeError, RecursionError, ValueError):
+            if isinstance((one := json.loads(line)).get("step"), int):
+                found.append(one)
     return found
 
 
@@ -69,7 +72,7 @@ class Report:
         ]
         write_bytes(self._metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
         for path in self._pictures.glob("val-*.png"):
-            if int(path.stem.rpartition("-")[2]) > validated:
+            if (of := path.stem.rpartition("-")[2]).isdecimal() and int(of) > validated:
                 path.unlink()
         if not any("val/epoch" in line for line in lines):
             (self._pictures / "chosen.json").unlink(missing_ok=True)
@@ -107,7 +110,13 @@ class Report:
             found = {"best": best, "typical": rows[middle : middle + count], "worst": rows[:count]}
             named = {name: {self._dataset.key(row): row for row in some.tolist()} for name, some in found.items()}
             write_bytes(path, (json.dumps(named, indent=1) + "\n").encode())
-        return {name: list(some.values()) for name, some in json.loads(path.read_text()).items()}
+        try:
+            chosen = parsed(dict[str, dict[str, int]], path.read_bytes())
+            if not all(np.isin([*some.values()], rows).all() for some in chosen.values()):
+                raise ValueError("not all of it are rows of this data set's split")
+        except ValueError as error:
+            raise InputError(f"{path}: damaged ({error}). Remove it, and the pictures beside it.") from None
+        return {name: list(some.values()) for name, some in chosen.items()}
 
     def epoch(self, step: int, number: int, metrics: dict[str, float], grids: dict[str, Grid], stats: Stats) -> None:
         """Log the validation after `number` epochs; print a line with the loader's `stats` over the epoch.
@@ -121,14 +130,14 @@ class Report:
                 self._wandb.picture(f"val/{name}", grid.pixels, step, ", ".join(grid.keys))
         named = {"mask_iou": "mask IoU", "depth_rmse": "depth RMSE"}
         found = "".join(f"{words} {metrics[name]:.4f}, " for name, words in named.items() if name in metrics)
-        print(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
+        say(f"epoch {number}: {found}{stats.samples_per_second * self._world_size:,.0f} samples/s; {stats}")
         if time.monotonic() - self._paged > PAGE_EVERY:
             self._write_page()
 
     def stopped(self, step: int, steps: int, by: signal.Signals) -> None:
         """End a run that was asked to stop, and has saved, at optimiser step `step` of `steps`."""
         said = f"stopped by {by.name} at step {step} of {steps}, which is saved; to go on:"
-        print(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
+        say(f"{said} python train.py --resume {shlex.quote(str(self._run))}", file=sys.stderr)
         self.finish()
 
     def finish(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import masked
+from shards.errors import masked, say
 from shards.format.manifest import Manifest
 from shards.format.storage import write_bytes
 
@@ -56,7 +56,7 @@ def _said(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"W&B: {what}: {reason(error)}")
+        say(f"W&B: {what}: {reason(error)}")
 
 
 def _stops_nothing(method: Method[P]) -> Method[P]:
@@ -70,7 +70,7 @@ def _stops_nothing(method: Method[P]) -> Method[P]:
             method(self, *args, **kwargs)
         except Exception as error:
             self.off = True
-            print(f"W&B has failed ({reason(error)}); the run goes on without")
+            say(f"W&B has failed ({reason(error)}); the run goes on without")
             self.let_go()
 
     return guarded
@@ -117,7 +117,7 @@ class WeightsAndBiases:
             self._run = wandb.init(mode=mode, **about)
         if mode == "online":
             self._online.append(Path(self._run.dir).parent)
-        print(f"W&B: {self._run.url}" if mode == "online" else f"W&B is {mode}: {why}")
+        say(f"W&B: {self._run.url}" if mode == "online" else f"W&B is {mode}: {why}")
         with _said("the data set is not linked"):
             self._link(config["loader"]["data"], manifest)
 
@@ -172,7 +172,7 @@ class WeightsAndBiases:
         if unsent:
             options = ["--include-online"] if self._online else []
             command = shlex.join(["wandb", "sync", *options, *(str(folder.absolute()) for folder in unsent)])
-            print(f"to send this run to W&B: {command}")
+            say(f"to send this run to W&B: {command}")
 
     @_stops_nothing
     def _finish(self) -> None:

@@ -1,6 +1,5 @@
 """Records of finished shards to what says once what the data set is: index, shared tar, manifest."""
 
-import csv
 import hashlib
 import io
 from collections import Counter
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from shards.build.shard import Record
 from shards.errors import InputError
 from shards.format.dataset import extents
-from shards.format.images import LeftOut
+from shards.format.left_out import write_left_out
 from shards.format.manifest import LOCATION, Manifest, Shard, Statistics
 from shards.format.schema import BY_NAME, SHARED_TAR
 from shards.format.splits import SPLITS, split_numbers
@@ -44,8 +43,10 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
     keys = np.concatenate([record.keys for record in kept])
     names, times = np.unique(keys, return_counts=True)
     if len(twice := names[times > 1]):
-        some = twice[0].decode()
-        raise InputError(f"{len(twice)} keys occur more than once, such as {some!r}. A key names one sample.")
+        ends = np.cumsum([len(record.keys) for record in kept])
+        tars = [kept[i].shard.name for i in np.searchsorted(ends, np.flatnonzero(keys == twice[0]), "right").tolist()]
+        said = f"{len(twice)} keys occur more than once, such as {twice[0].decode()!r} in {' and '.join(tars)}"
+        raise InputError(f"{stored}: {said}. A key names one sample: take one of the tars out, or rename its samples.")
     goal = plan.manifest
     made_from = {shard.name: shard.made_from for shard in goal.shards}
     shared_tar, shared = _write_shared(out, stored, kept, goal)
@@ -70,13 +71,6 @@ def assemble(records: Sequence[Record], plan: Plan, out: Path, stored: Folder) -
         counted=goal.counted if plan.splits is not None else _counted(kept, goal),
     )
     write_bytes(out / "manifest.json", manifest.to_json().encode())
-
-
-def write_left_out(out: Folder, left_out: Sequence[LeftOut]) -> None:
-    """Write the list of what did not become part of a data set."""
-    report, lines = io.StringIO(), [LeftOut._fields, *sorted(left_out)]
-    csv.writer(report, "excel-tab", lineterminator="\n").writerows(lines)
-    out.write("left-out.tsv", report.getvalue().encode(errors="backslashreplace"))
 
 
 def _splits(plan: Plan, keys: NDArray[np.bytes_]) -> dict[str, Array]:

@@ -6,10 +6,12 @@ When all are there, whoever built them, index, shared tar and manifest are assem
 
 A record is named after its shard and the digest of what that is made of. So where files were mended meanwhile, the same
 command keeps the shards that they are no part of. It is the record of the tar that lies there: before a shard is made
-again its other records go.
+again its other records go. Both are looked at before they count, so damage costs no more than its shard.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,10 @@ from shards.format.schema import WORK
 from shards.format.storage import Folder
 from shards.ingest.job import Job, Plan, Unit
 
-FINGERPRINT, PLAN = f"{WORK}/fingerprint", f"{WORK}/plan.json"
+FINGERPRINT, PLAN = f"{WORK}/fingerprint", f"{WORK}/plan"
+
+_AT_ONCE = 16
+"""Shards that are looked at together, for what is at a URL must be waited for."""
 
 M = TypeVar("M", bound=Unit | ShardContents | Shard)
 """What has a record."""
@@ -56,7 +61,7 @@ class BuildConfig(RunConfig):
 
 def _numbers(part: str) -> tuple[int, int]:
     number, slash, of = part.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+    if not (slash and len(part) < 20 and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
         raise InputError(f"part {part}: two numbers are needed, such as 2/5 for the second of five parts.")
     return int(number), int(of)
 
@@ -82,7 +87,8 @@ def build_dataset(job: Job, out: Folder, config: BuildConfig) -> Manifest | None
     components = {name: one.extension for name, one in plan.manifest.components.items()}
     do = partial(_build_shard, components, job.in_place)
     how = replace(config, workers=1) if job.exclusive else config
-    resume(do, job.units[number - 1 :: of], out, plan.manifest.made_from, how, gpu=job.gpu)
+    units = job.units[number - 1 :: of]
+    resume(do, units, out, plan.manifest.made_from, how, gpu=job.gpu, finished=_is_finished)
     return None if config.part else _assembled(out, plan)
 
 
@@ -115,7 +121,7 @@ def _change(before: Manifest, goal: Manifest) -> str:
 
 def _reopen(out: Folder, plan: Plan) -> None:
     """Make the finished data set one that is begun, of which no shard is done. Its manifest goes last."""
-    out.write(PLAN, plan.to_json().encode())
+    _write_plan(out, plan)
     out.write(FINGERPRINT, plan.manifest.made_from.encode())
     out.remove("manifest.json")
 
@@ -126,10 +132,10 @@ def _begin(out: Folder, plan: Plan) -> None:
     If the same command began it when its files were others, what the plan no longer has is removed.
     """
     goal = plan.manifest
-    if out.exists(FINGERPRINT) and out.exists(PLAN) and out.read(FINGERPRINT).decode() != goal.made_from:
-        before = _plan(out).manifest
-        if _same_command(before, goal):
-            gone = {tar.name for tar in before.tars} - {shard.name for shard in goal.shards}
+    if out.exists(FINGERPRINT) and out.read(FINGERPRINT) != goal.made_from.encode():
+        before = _read_plan(out)
+        if before and (before.manifest.made_from == goal.made_from or _same_command(before.manifest, goal)):
+            gone = {tar.name for tar in before.manifest.tars} - {shard.name for shard in goal.shards}
             _forget(out, gone)
             for name in gone:
                 out.remove(name)
@@ -137,14 +143,14 @@ def _begin(out: Folder, plan: Plan) -> None:
             out.remove("index")
             out.write(FINGERPRINT, goal.made_from.encode())
     claim(out, goal.made_from)
-    out.write(PLAN, plan.to_json().encode())
+    _write_plan(out, plan)
 
 
 def claim(out: Folder, fingerprint: str) -> None:
     """Mark `out` as belonging to this work. Raises InputError if it belongs to other work."""
     if not out.exists(FINGERPRINT):
         out.write(FINGERPRINT, fingerprint.encode())
-    elif out.read(FINGERPRINT).decode() != fingerprint:
+    elif out.read(FINGERPRINT) != fingerprint.encode():
         raise InputError(
             f"{out}: holds the beginning of another data set (other sources or other options). "
             "Choose another folder, or delete that one."
@@ -159,14 +165,16 @@ def resume(
     config: RunConfig,
     *,
     gpu: bool = False,
+    finished: Callable[[Folder, bytes], bool],
 ) -> None:
     """Do those of `units` that `out`, claimed by this work under `fingerprint`, has no record of.
 
     `do` fills the local folder that it is given, whole files only, and returns the unit's record, which is kept.
+    `finished` tells by such a record whether what it is of is still there.
     """
     # Only of these units: others may be under way elsewhere.
     out.sweep({stem for unit in units for stem in (Path(_record(unit)).stem, Path(unit.name).stem)})
-    missing = _missing(out, units)
+    missing = _missing(out, units, finished)
     _forget(out, {unit.name for unit in missing})
     run_units(partial(_do, do, out, fingerprint.encode()), missing, config, sum(unit.size for unit in units), gpu)
 
@@ -179,10 +187,24 @@ def _record(one: Unit | ShardContents | Shard) -> str:
     return f"{WORK}/{one.name}.{one.made_from[:16]}.npz"
 
 
-def _missing(out: Folder, wanted: Iterable[M]) -> list[M]:
-    """List those of the `wanted` that are not finished. A record is written after all else."""
+def _missing(out: Folder, wanted: Sequence[M], finished: Callable[[Folder, bytes], bool]) -> list[M]:
+    """List those of the `wanted` that are not `finished`. A record is written after all else."""
     found = out.names(WORK)
-    return [one for one in wanted if Path(_record(one)).name not in found]
+
+    def is_missing(one: M) -> bool:
+        return Path(_record(one)).name not in found or not finished(out, out.read(_record(one)))
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return [one for one, missing in zip(wanted, pool.map(is_missing, wanted), strict=True) if missing]
+
+
+def _is_finished(out: Folder, record: bytes) -> bool:
+    """Tell whether a record is whole, and the files in `out` are those that it is of."""
+    try:
+        shard = Record.from_bytes(record).shard
+    except Exception:  # damaged, in whatever way
+        return False
+    return out.holds(shard.name, shard.bytes, shard.sha256) and out.holds(_idx(shard.name), None, shard.index_sha256)
 
 
 def _forget(out: Folder, shards: Container[str]) -> None:
@@ -214,6 +236,7 @@ def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
     Raises InputError if a shard is missing, or if the parts are not all of one data set.
     """
     if out.exists("manifest.json") and not parts:
+        out.remove(WORK)
         return Manifest.read(out)
     plan = _plan(parts[0] if parts else out)
     if out.exists("manifest.json"):
@@ -226,25 +249,37 @@ def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
                 f"{part}: holds a part of another data set (other sources or other options, or files that have changed "
                 "between the parts: run its command again then)."
             )
-        lacking = _missing(out, shards)
-        absent = _missing(part, lacking)
-        for shard in track([one for one in lacking if one not in absent], f"{part}"):
+        lacking = _missing(out, shards, _is_finished)
+        absent = _missing(part, lacking, _is_finished)
+        for shard in track([one for one in lacking if one not in absent], "shards"):
             for file in (shard.name, _idx(shard.name), _record(shard)):
                 out.write(file, part.read(file))
-    if missing := _missing(out, shards):
+    if missing := _missing(out, shards, _is_finished):
         raise InputError(
-            f"{out}: {len(missing)} of {len(shards)} shards are not there yet, such as {missing[0].name}. Run the "
-            "parts that are missing, or the same command without --part."
+            f"{out}: {len(missing)} of {len(shards)} shards are not there yet or damaged, such as {missing[0].name}. "
+            "Run their parts, or the same command without --part."
         )
     return _assembled(out, plan)
 
 
+def _write_plan(out: Folder, plan: Plan) -> None:
+    """Write the plan, with its digest before it."""
+    text = plan.to_json().encode()
+    out.write(PLAN, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+
+def _read_plan(part: Folder) -> Plan | None:
+    """Return None if the plan is not there, or damaged."""
+    digest, _, text = part.read(PLAN).partition(b"\n") if part.exists(PLAN) else (b"", b"", b"")
+    return Plan.from_json(text.decode()) if hashlib.sha256(text).hexdigest().encode() == digest else None
+
+
 def _plan(part: Folder) -> Plan:
-    if not part.exists(PLAN):
-        raise InputError(
-            f"{part}: no part of a data set here. `compose`, `convert` and `depth` build one with --part I/N."
-        )
-    return Plan.from_json(part.read(PLAN).decode())
+    if plan := _read_plan(part):
+        return plan
+    if part.exists(PLAN):
+        raise InputError(f"{part}: {PLAN} is damaged. Run the command of one of the parts again; it writes it anew.")
+    raise InputError(f"{part}: no part of a data set here. `compose`, `convert` and `depth` build one with --part I/N.")
 
 
 def _assembled(out: Folder, plan: Plan) -> Manifest:

@@ -2,34 +2,37 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from shards.errors import InputError
-from shards.format.images import BadImage
+from shards.format.fields import Bounds, Checked
+from shards.format.images import BadImage, read_image
 
 DepthFormat = Literal["jpg", "png", "png16"]
+Metres = Annotated[float, Bounds(0, 10**6)]
 STORED: dict[DepthFormat, tuple[str, int]] = {"jpg": ("jpg", 8), "png": ("png", 8), "png16": ("png", 16)}
 """Extension and bits of a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthRange:
+class DepthRange(Checked):
     """What the least and the greatest value of a depth image mean, `black` and `white`; the others lie evenly between.
 
     Where near is bright, `black` is the greater. The loader hands over depth that begins at `near`, however stored.
     unit: "m" for metres along the optical axis, or "relative" where only the order is known (then 0 and 1).
     """
 
-    black: float = 0.0
-    white: float = 1.0
-    unit: str = "relative"
+    black: Metres = 0.0
+    white: Metres = 1.0
+    unit: Literal["m", "relative"] = "relative"
 
     def __post_init__(self) -> None:
-        if self.near < 0 or self.near == self.far:
+        super().__post_init__()
+        if self.near == self.far:
             raise InputError(
                 f"depth from {self.black} (black) to {self.white} (white): two different numbers from 0 are needed."
             )
@@ -73,19 +76,21 @@ METRES = DepthRange.metres(0.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExistingDepthConfig:
+class ExistingDepthConfig(Checked):
     """What depth images mean that are there already."""
 
-    depth_metres: tuple[float, float] | None = None
+    depth_metres: tuple[Metres, Metres] | None = None
     """metres that black and white stand for in the depth images; without it depth counts as relative"""
     near_is_bright: bool = False
     """relative depth is brighter where it is nearer, as Depth Anything predicts it; else where it is farther"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.depth_metres and self.near_is_bright:
             raise InputError(
                 "near-is-bright is for relative depth. For metres, give those of black first: depth-metres 10 0."
             )
+        self.depth_range  # noqa: B018 - says what is wrong with it
 
     @property
     def depth_range(self) -> DepthRange:
@@ -97,13 +102,12 @@ class ExistingDepthConfig:
 def load_millimetres(path: Path) -> Image.Image:
     """Load a depth map that is a 16-bit PNG in millimetres. Raises BadImage if there is none or it is anything else."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode not in ("I;16", "I;16B", "I"):
-                raise BadImage("bad-depth", f"{path}: mode {image.mode}; it must be a 16-bit grey PNG in millimetres")
-            return Image.fromarray(np.asarray(image).astype(np.int32))
-    except (OSError, SyntaxError) as error:
-        raise BadImage("bad-depth", f"{path} cannot be read ({error})") from error
+        image = read_image(path)
+    except BadImage as bad:
+        raise BadImage("bad-depth", f"{path} cannot be read ({bad.detail})") from bad
+    if image.mode not in ("I;16", "I;16B", "I"):
+        raise BadImage("bad-depth", f"{path}: mode {image.mode}; it must be a 16-bit grey PNG in millimetres")
+    return Image.fromarray(np.asarray(image).astype(np.int32))
 
 
 def depth_image(depth: NDArray[np.float32], depth_range: DepthRange, bits: int = 8) -> Image.Image:

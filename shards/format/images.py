@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from shards.format.storage import replacing
+from shards.errors import InputError
+from shards.format.storage import LFS_POINTER, read_file, replacing
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -21,8 +22,6 @@ JPEG_QUALITY = 95
 """The quality of the data set of 2020."""
 _READ = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """What Pillow may open: the formats that images come in, and none that it leaves to other programs."""
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, LookupError, TypeError, ArithmeticError)
-"""What Pillow raises where an image is damaged; the last ones in its readers of rarer formats."""
 _PILLOW_NAMES = {"jpg": "JPEG", "png": "PNG"}
 _PILLOW_MODES = {8: {"L", "RGB"}, 16: {"I;16"}}
 
@@ -81,14 +80,16 @@ def decode_image(data: bytes, expected: ImageFormat) -> Image.Image:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Read the header of an image. Raises BadImage of kind empty, not-an-image or too-large."""
+    """Read the header of an image. Raises BadImage of kind empty, not-there, not-an-image or too-large."""
     if not data:
         raise BadImage("empty", "zero bytes")
+    if data.startswith(LFS_POINTER):
+        raise BadImage("not-there", "Git LFS has the image, and this points to it: git lfs pull")
     try:
         return Image.open(io.BytesIO(data), formats=_READ)
     except Image.DecompressionBombError as error:
         raise BadImage("too-large", str(error)) from error
-    except _BROKEN as error:
+    except Exception as error:  # of as many kinds as there are decoders
         raise BadImage("not-an-image", f"begins with {data[:16]!r}") from error
 
 
@@ -96,8 +97,26 @@ def load_image(image: Image.Image) -> None:
     """Decode the pixels of an opened image. Raises BadImage of kind truncated."""
     try:
         image.load()
-    except _BROKEN as error:
-        raise BadImage("truncated", str(error)) from error
+    except Exception as error:  # as above
+        raise BadImage("truncated", str(error) or type(error).__name__) from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode the image in a file. Raises BadImage of the kinds of `open_image` and `load_image`, and unreadable."""
+    try:
+        image = open_image(read_file(path))
+    except OSError as error:
+        raise BadImage("unreadable", str(error)) from error
+    load_image(image)
+    return image
+
+
+def converted(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in another mode. Raises BadImage if there is no way from its own."""
+    try:
+        return image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise BadImage("wrong-mode", f"{image.mode} where {mode} is expected ({error})") from error
 
 
 _TURNS = {
@@ -117,7 +136,7 @@ def _turn(exif: bytes) -> Image.Transpose | None:
         found = Image.Exif()
         found.load(exif)
         return _TURNS.get(found.get(ExifTags.Base.Orientation, 1))
-    except _BROKEN:
+    except Exception:  # as above
         return None  # DALI does not turn such an image either
 
 
@@ -167,9 +186,12 @@ def eight_bit(image: Image.Image) -> Image.Image:
 
 
 def save_image(path: Path, image: Image.Image) -> None:
-    """Write an image in the format that its name says, whole or not at all."""
+    """Write an image in the format that its name says, whole or not at all. Raises InputError if that says none."""
     with replacing(path) as temporary:
-        image.save(temporary)
+        try:
+            image.save(temporary)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}. End the name with .png.") from error
 
 
 def scale_image(image: Image.Image, size: Size) -> Image.Image:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
+from shards.format.fields import Checked, Count, Seed, Share
 from shards.format.schema import identity
 
 SPLITS = ("train", "val", "test")
@@ -17,20 +18,21 @@ COUNTED = 4_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig:
+class SplitConfig(Checked):
     """How samples are divided into train, val and test."""
 
     split_by: Literal["key", "identity"] = "key"
     """key: each sample for itself, figures recur in all splits. identity: no figure or background is in two splits"""
-    val_share: float = 0.1
+    val_share: Share = 0.1
     """share of the samples (or identities) that is for validation"""
-    test_share: float = 0.1
+    test_share: Share = 0.1
     """share of the samples (or identities) that is for the test"""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """another seed, another division"""
 
     def __post_init__(self) -> None:
-        if min(self.val_share, self.test_share) < 0 or self.val_share + self.test_share >= 1:
+        super().__post_init__()
+        if self.val_share + self.test_share >= 1:
             shares = f"val-share {self.val_share} and test-share {self.test_share}"
             raise InputError(f"{shares}: numbers from 0 with a sum under 1 are needed.")
 
@@ -39,13 +41,8 @@ class SplitConfig:
 class DivisionConfig(SplitConfig):
     """How samples are divided into shards, and into train, val and test."""
 
-    samples_per_shard: int = 1000
+    samples_per_shard: Count = 1000
     """about 25 MB a shard at 160 px: one request to an object store, and fine enough to spread over ranks"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.samples_per_shard < 1:
-            raise InputError("samples-per-shard must be at least 1.")
 
 
 def counted_samples(begin: int, size: int, total: int, at_most: int) -> range:

@@ -1,12 +1,14 @@
 """A folder, on a disk or at a URL. Nothing is half written: files appear under their name only when they are whole."""
 
 import asyncio
-import errno
+import glob
 import hashlib
 import logging
 import os
 import random
+import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Container, Iterator, Sequence
@@ -17,7 +19,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from shards.errors import MASK, InputError, masked
+from shards.errors import DISK_FULL, MASK, InputError, masked
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,12 @@ STALLED = 60.0
 _AT_ONCE = 128
 """parts of files that are asked of a server at a time"""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LARGEST = 1 << 29
+"""bytes of an image file at most: the pixels of the largest RGB image that Pillow decodes"""
+LFS_POINTER = b"version https://git-lfs"
+"""how the text begins that Git LFS puts in a file's place, until it is told `git lfs pull`"""
+_PIECE = 1 << 16
+"""bytes: most images in one piece"""
 
 FileRange = tuple[str, int, int | None]
 """name of a file, offset and size in bytes; without a size it is all that follows"""
@@ -42,8 +49,11 @@ FileRange = tuple[str, int, int | None]
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is flushed and takes the name `path`, else it goes.
 
-    The temporary name keeps the extension, because Pillow chooses the format by it.
+    The temporary name keeps the extension, because Pillow chooses the format by it. Raises InputError if there is
+    something else than a file, which a file would take the place of.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path}: no file but a link, a folder, a pipe or a device. Name a file to write.")
     temporary = path.with_name(f"{PARTIAL}{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with naming(path):
@@ -61,7 +71,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             error.filename = error.filename or str(path)
         raise
 
@@ -72,9 +82,38 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def read_file(path: str | Path) -> bytes:
+    """Read an image file. Raises OSError, too, where it has more than LARGEST bytes or is none: a pipe has no end."""
+    # In three quarters of the time of open, and much of converting is reading. Only an empty piece says that it ended.
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or opening a pipe would wait for who writes
+    except FileNotFoundError:
+        if Path(path).is_symlink():
+            raise OSError(f"{path}: a link to {Path(path).readlink()}, which is not there") from None
+        raise
+    try:
+        state = os.fstat(file)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(f"{path}: no file but a folder, a pipe or a device")
+        if state.st_size > LARGEST:
+            raise OSError(f"{path}: {state.st_size:,} bytes, more than any image has")
+        pieces = [os.read(file, _PIECE)]
+        while piece := os.read(file, _PIECE):
+            pieces.append(piece)
+    finally:
+        os.close(file)
+    return b"".join(pieces)
+
+
 def is_url(where: str | Path) -> bool:
     """Whether `where` is a URL. A URL must not become a Path, which makes one slash of two."""
     return "://" in str(where)
+
+
+def refuse_url(path: Path) -> None:
+    """Raise InputError if what is to be written here was a URL: there would be a folder of the name `https:`."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
+        raise InputError(f"{path}: a URL, where only a folder or file on this machine will do. Name one.")
 
 
 @dataclass(frozen=True)
@@ -119,6 +158,11 @@ class LocalFolder:
         with (self.path / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    def holds(self, name: str, size: int | None, sha256: str) -> bool:
+        """Tell whether a file is there and, as far as that costs no download, of this size, if given, and digest."""
+        path = self.path / name
+        return path.is_file() and size in (None, path.stat().st_size) and self.sha256(name) == sha256
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +202,8 @@ class RemoteFolder:
     """A folder at a URL of any protocol that fsspec knows, with the credentials that fsspec is configured with.
 
     For any number of threads. The methods of both kinds of folder are explained at LocalFolder. Its name is masked, and
-    so are its errors, which for that reason do not tell their causes. Raises InputError if `url` is masked itself.
+    so are its errors, which for that reason do not tell their causes. The query of a URL, which may be a signature,
+    goes behind every file's name. Raises InputError if `url` is masked itself.
     """
 
     url: str
@@ -171,11 +216,19 @@ class RemoteFolder:
             )
 
     def __str__(self) -> str:
-        return masked(self.url)
+        return masked(self.resolved)
 
     @property
     def resolved(self) -> str:
-        return self.url
+        return self.url_of("")
+
+    def url_of(self, name: str) -> str:
+        """Return the URL of a file, or of the folder itself."""
+        folder, query = self.url, ""
+        if folder.startswith(("http://", "https://")):  # elsewhere a name may have a question mark
+            folder, mark, query = folder.partition("?")
+            query = mark + query
+        return f"{folder.rstrip('/')}/{name}".rstrip("/") + query
 
     def exists(self, name: str) -> bool:
         with self._asked(name) as (files, path):
@@ -191,19 +244,47 @@ class RemoteFolder:
             return bytes(files.cat_file(path))
 
     def ranges(self, places: Sequence[FileRange]) -> Iterator[bytes]:
+        found = self._parts(places) if self._sends_parts(places) else self._cut(places)
+        for (name, _, size), data in zip(places, found, strict=True):
+            if size is not None and len(data) != size:
+                raise InputError(
+                    f"{masked(self.url_of(name))}: {len(data):,} bytes came where {size:,} were asked for. If it is as "
+                    "long as it was made, use a server that sends parts of files; else copy it there again."
+                )
+            yield data
+
+    def _sends_parts(self, places: Sequence[FileRange]) -> bool:
+        """Tell whether the server does not send the whole file where a part of it is asked for."""
+        name, begin, size = next((place for place in places if place[2]), ("", 0, None))
+        if size is None:
+            return True
+        with self._asked(name) as (files, path):
+            return len(files.cat_file(path, start=begin, end=begin + size)) <= size
+
+    def _parts(self, places: Sequence[FileRange]) -> Iterator[bytes]:
+        """Ask for many parts at a time."""
         for some in (places[first : first + _AT_ONCE] for first in range(0, len(places), _AT_ONCE)):
-            with self._asked() as (files, root):
-                paths, begins = [f"{root}/{name}" for name, _, _ in some], [begin for _, begin, _ in some]
+            with self._asked() as (files, _):
+                paths, begins = [self._located(name)[1] for name, _, _ in some], [begin for _, begin, _ in some]
                 ends = [size if size is None else begin + size for _, begin, size in some]
                 found: list[bytes] = files.cat_ranges(paths, begins, ends, on_error="raise")
-            for (name, _, size), data in zip(some, found, strict=True):
-                if size is not None and len(data) != size:
-                    came = f"{len(data):,} bytes came where {size:,} were asked for"
-                    raise InputError(f"{self}/{name}: {came}. Use a server that sends parts of files.")
-                yield data
+            yield from found
+
+    def _cut(self, places: Sequence[FileRange]) -> Iterator[bytes]:
+        """Cut the parts from whole files, one after the other."""
+        log.warning("%s: this server sends whole files where parts are asked for, which takes longer", self)
+        for name, parts in groupby(places, key=lambda place: place[0]):
+            whole = self.read(name)
+            yield from (whole[begin:][:size] for _, begin, size in parts)
 
     def sha256(self, name: str) -> str:
         return hashlib.sha256(self.read(name)).hexdigest()
+
+    def holds(self, name: str, size: int | None, sha256: str) -> bool:
+        with self._asked(name) as (files, path), suppress(FileNotFoundError):
+            found = files.info(path)
+            return size in (None, found["size"])
+        return False
 
     def write(self, name: str, data: bytes) -> None:
         with self._asked(name) as (files, path):
@@ -222,7 +303,7 @@ class RemoteFolder:
     def remove(self, name: str) -> None:
         with self._asked(name) as (files, path):
             if files.exists(path):
-                files.rm(path, recursive=True)
+                files.rm(glob.escape(path), recursive=True)
 
     def sweep(self, stems: Container[str] | None) -> None:
         """Do nothing: a file at a URL is never half written."""
@@ -236,7 +317,7 @@ class RemoteFolder:
         the disk is full, or if TRIES tries have failed; StoppedError soon after `stopped` is set. What is at `path`
         then is of no use.
         """
-        url, stopped = f"{self}/{name}", stopped or Event()
+        url, stopped = masked(self.url_of(name)), stopped or Event()
         for attempt in range(1, TRIES + 1):
             try:
                 files, source = self._located(name)
@@ -269,7 +350,7 @@ class RemoteFolder:
         try:
             yield self._located(name)
         except Exception as error:  # of as many kinds as there are protocols
-            url = f"{self}/{name}".rstrip("/")
+            url = masked(self.url_of(name))
             told = _lasting(error, url) or f"{url}: {_told(error)}. Check the URL, credentials and connection."
             raise InputError(told) from None
 
@@ -283,11 +364,11 @@ class RemoteFolder:
 
             # Without its own limit of 300 s for a whole file: a large tar on a slow line needs longer.
             options["timeout"] = aiohttp.ClientTimeout(sock_connect=30, sock_read=300)
-        files, path = fsspec.url_to_fs(f"{self.url}/{name}".rstrip("/"), **options)
+        files, path = fsspec.url_to_fs(self.url_of(name), **options)
         if "://" not in path and masked(bare := f"x://{path}") != bare:  # taken for a part of the name
             raise ValueError("such URLs hold no password; set credentials as the service's own tools read them")
         files.invalidate_cache()  # listings, which other machines change
-        return files, path.rstrip("/")
+        return files, path
 
 
 Folder = LocalFolder | RemoteFolder
@@ -296,7 +377,7 @@ Folder = LocalFolder | RemoteFolder
 def folder_at(where: str | Path) -> Folder:
     """Return the folder at a path or URL."""
     where = str(where).removeprefix("file://")
-    return RemoteFolder(where.rstrip("/")) if is_url(where) else LocalFolder(Path(where))
+    return RemoteFolder(where) if is_url(where) else LocalFolder(Path(where))
 
 
 async def _watched(files: Any, source: str, path: Path, size: int | None, stopped: Event) -> None:
@@ -341,9 +422,10 @@ def _lasting(error: Exception, url: str, path: Path | None = None) -> str | None
     status = _status(error)
     if isinstance(error, ImportError):
         return f"{url}: a package is missing: {error}."
-    if path and isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = path.parent if path else error.filename or tempfile.gettempdir()
         return (
-            f"{path.parent}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, lower "
+            f"{where}: the disk is full, or a limit on it is reached ({error.strerror}). Free some of it, lower "
             "--cache-limit, or use another disk: --cache-dir or TMPDIR."
         )
     if isinstance(error, FileNotFoundError):

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache, partial
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 
 from shards.errors import InputError
 from shards.format.depth import METRES, STORED, DepthFormat, load_millimetres
-from shards.format.images import BadImage, ImageFormat, LeftOut, encode_image, histogram, upright
+from shards.format.fields import Bounds, Count, Seed
+from shards.format.images import BadImage, ImageFormat, LeftOut, converted, encode_image, histogram, read_image, upright
 from shards.format.manifest import Encoding
 from shards.format.schema import BY_NAME, Sample, sample_key
 from shards.format.splits import COUNTED, DivisionConfig, unit_interval
@@ -24,6 +25,9 @@ from shards.ingest.job import Formats, Job, Unit, divided, fingerprint, options_
 from shards.ingest.paste import SIZE_2020, Background, Figure, PasteConfig, paste
 from shards.sources.listing import is_image
 
+Crowd = Annotated[int, Bounds(1, 1000)]
+MOST = 2**28
+"""Samples that can be chosen from: their order takes 16 bytes each."""
 TOGETHER = 1000
 """Samples that are made before any is written: of 100 backgrounds each comes ten times in a row then, its pixels still
 in the processor's cache."""
@@ -41,15 +45,15 @@ class ComposeConfig(PasteConfig):
     """folder of depth maps, named and framed like the backgrounds: 16-bit PNG, millimetres, 0 where unknown"""
     format: DepthFormat | None = None
     """depth as jpg, png (no loss) or png16 (16 bits a value); if not given png with --lossless, else jpg"""
-    places: int = 20
+    places: Count = 20
     """how often each figure is pasted on each background"""
     mirror: bool = False
     """paste each mirrored figure as often again"""
-    figures_per_image: tuple[int, int] = (1, 1)
+    figures_per_image: tuple[Crowd, Crowd] = (1, 1)
     """least and most figures in an image: the one that the sample is named after, and others at random"""
-    samples: int | None = None
+    samples: Count | None = None
     """keep so many of them, chosen at random; all if not given"""
-    seed: int = 0
+    seed: Seed = 0
     """another seed, other samples, places, sizes and colours"""
     lossless: bool = False
     """mask and depth as PNG instead of JPEG"""
@@ -57,10 +61,8 @@ class ComposeConfig(PasteConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.places < 1 or (self.samples is not None and self.samples < 1):
-            raise InputError("places and samples must be at least 1.")
         least, most = self.figures_per_image
-        if not 1 <= least <= most:
+        if least > most:
             raise InputError(f"figures-per-image {least} {most}: two numbers are needed, 1 <= least <= most.")
         if most > 1 and self.division.split_by == "identity":
             raise InputError(
@@ -125,6 +127,11 @@ def _order(backgrounds: int, figures: int, config: ComposeConfig) -> NDArray[np.
 
     They are in the order of a hash of each sample's key, in which other samples have no part.
     """
+    if (total := backgrounds * figures * config.rounds) > MOST:
+        raise InputError(
+            f"places {config.places}: {figures} figures on {backgrounds} backgrounds make {total:,} samples to choose "
+            f"from; {MOST:,} are the most. Give fewer places."
+        )
     pastings = product(range(1, backgrounds + 1), range(1, figures + 1), range(config.rounds))
     hashes = np.fromiter((unit_interval(sample_key(*one), config.seed) for one in pastings), np.float64)
     return np.argsort(hashes, kind="stable")[: config.samples].astype(np.uint32)
@@ -157,12 +164,12 @@ def load_figure(path: Path) -> Image.Image:
     channel, of which the upper 8 are kept. Raises BadImage if there is no alpha, if nothing can be seen, or if one
     colour of 16 bits is transparent, which the upper 8 cannot tell from its neighbours.
     """
-    image = _loaded(path)
+    image = read_image(path)
     if not image.has_transparency_data:
         raise BadImage("no-alpha", f"mode {image.mode}; a cut-out needs an alpha channel")
     if "transparency" in image.info and image.format == "PNG" and path.read_bytes()[24] == 16:  # bits of a value
         raise BadImage("wide-alpha", "one colour of 16 bits per channel is transparent; save it with an alpha channel")
-    figure = upright(image).convert("RGBA")
+    figure = converted(upright(image), "RGBA")
     box = figure.getchannel("A").getbbox()
     if box is None:
         raise BadImage("empty-alpha", "all of it is transparent")
@@ -175,10 +182,10 @@ def load_background(path: Path, depth: Path | None, size: int, bits: int = 8) ->
     `bits` are of a value of the depth images that are to be made. Raises BadImage if either cannot be used.
     A JPEG of that size already is stored as it is, unless its EXIF data turns it: encoding it again would only lose.
     """
-    image = upright(_loaded(path))  # which has no format any more if it is turned
+    image = upright(read_image(path))  # which has no format any more if it is turned
     metres = _measured(depth / f"{path.stem}.png", image.size, size) if depth else None
     as_it_is = image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB"
-    fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(converted(image, "RGB"), (size, size), Image.Resampling.LANCZOS)
     data = path.read_bytes() if as_it_is else encode_image(fitted, "jpg", full_chroma=size < SIZE_2020)
     channels = (*Image.open(io.BytesIO(data)).convert("RGB").split(), Image.new("L", (size, size)))
     return Background(data, Image.merge("RGBX", channels), metres, bits)
@@ -200,15 +207,6 @@ def _measured(path: Path, framed: tuple[int, int], size: int) -> NDArray[np.floa
         for one in (values, np.float32(values > 0))
     )
     return np.where(known >= 0.5, total / np.maximum(known, 0.5), 0) * np.float32(1e-3)
-
-
-def _loaded(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage("not-an-image", str(error)) from error
 
 
 class Pasting(NamedTuple):

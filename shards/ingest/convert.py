@@ -125,14 +125,11 @@ def plan_conversion(sources: Sequence[Path], config: ConvertConfig) -> Job:
     )._replace(notes=[*found.notes, *made.notes])
 
 
-def _some_images(samples: Samples, column: int) -> Iterator[bytes]:
-    """Read one image of about 100 samples, in their order; nothing where it cannot be read."""
+def _some_images(samples: Samples, column: int) -> Iterator[tuple[str, bytes | BadImage]]:
+    """Read one image of about 100 samples, in their order; yield its path too, and why where it cannot be read."""
     with Reader() as reader:
         for _, entries in samples[:: max(1, len(samples) // LOOKED_AT)]:
-            try:
-                yield reader.read(entries[column])
-            except OSError:
-                yield b""
+            yield entries[column].path, _read(reader, entries[column])
 
 
 class Checked(NamedTuple):
@@ -188,13 +185,19 @@ def _of_shape(one: Checked, name: str, first: Checked) -> Checked | BadImage:
 def _checked(reader: Reader, entry: Entry, making: Making, decode: bool, count: bool) -> Checked | BadImage:
     """Read and check an image, and make it what is stored. Its statistics are those of the pixels before encoding."""
     try:
-        data = reader.read(entry)
+        if isinstance(data := _read(reader, entry), BadImage):
+            return data
         if not decode and making.keeps(data):
             return Checked(data, None, making.stored.size)
         data, image, size = making.make(data)
         return Checked(data, histogram(image) if count else None, size)
     except BadImage as bad:
         return bad
+
+
+def _read(reader: Reader, entry: Entry) -> bytes | BadImage:
+    try:
+        return reader.read(entry)
     except OSError as error:
         return BadImage("unreadable", str(error))
 

@@ -1,7 +1,5 @@
 """`python -m shards depth`: the samples of a data set, with depth from a teacher. Composing needs cores, this a GPU."""
 
-import csv
-import io
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,8 @@ from numpy.typing import NDArray
 from shards.errors import InputError
 from shards.format.dataset import Dataset, ShardContents
 from shards.format.depth import STORED, depth_image
-from shards.format.images import BadImage, LeftOut, decode_image, encode_image, histogram
+from shards.format.images import BadImage, decode_image, encode_image, histogram
+from shards.format.left_out import read_left_out
 from shards.format.manifest import Shard, StoredComponent
 from shards.format.schema import BY_NAME, LONGEST_KEY, Sample
 from shards.format.splits import SPLITS, DivisionConfig
@@ -56,10 +55,7 @@ def plan_depth(dataset: Dataset, config: DepthConfig) -> Job:
         command=fingerprint(options | {"depth": [dataset.folder.resolved, named]}, []),
     )
     splits = {name: dataset.split(name).tolist() for name in SPLITS if manifest.splits.get(name)}
-    report = dataset.root / "left-out.tsv"
-    rows = csv.reader(io.StringIO(report.read_bytes().decode() if report.exists() else "", newline=""), delimiter="\t")
-    left_out = [LeftOut(*row) for row in itertools.islice(rows, 1, None)]
-    plan = Plan(manifest=goal, left_out=left_out, split=DivisionConfig(), splits=splits)
+    plan = Plan(manifest=goal, left_out=[*read_left_out(dataset.root)], split=DivisionConfig(), splits=splits)
     return Job(plan, units, exclusive=True, gpu=config.device != "cpu")
 
 

@@ -4,16 +4,17 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from shards.errors import InputError
 from shards.format.depth import ExistingDepthConfig
 from shards.format.images import IMAGE_SUFFIXES, BadImage, LeftOut, decode_image, histogram
 from shards.format.schema import BY_NAME, SHARED_TAR, Sample
 from shards.format.splits import DivisionConfig, SplitConfig
+from shards.format.storage import LARGEST, LFS_POINTER
 from shards.format.tar import BLOCK, TarMember
 from shards.ingest.job import LOOKED_AT, Formats, Job, Unit, common_formats, fingerprint, options_of, planned
 
@@ -24,6 +25,23 @@ _PACKED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _PADDING = 1 << 20
 """Bytes read at a time where nothing but zeros is expected."""
+_OF_OTHERS = (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+"""Headers that are followed by a name, or what else is to be known, of the next one."""
+_LONGEST = 1 << 20
+"""Bytes of that at most."""
+_BEGINNING = 16
+"""Members in which a tar's first sample is looked for."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose size is looked at before it is used: it may lead back, or take all memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type in _OF_OTHERS and found.size > _LONGEST):
+            raise tarfile.ReadError(f"a header says {found.size:,} bytes")
+        return found
 
 
 def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) -> Job:
@@ -37,6 +55,9 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
     packed = sorted(path.name for path in folder.glob("*") if _PACKED.search(path.name))
     if not tars:
         raise InputError(f"{folder}: no .tar in it." + (f" Unpack {packed[0]} to a plain tar first." if packed else ""))
+    if other := next((path for path in tars if not path.is_file()), None):
+        raise InputError(f"{other}: no tar but a folder, a pipe, a device or a link that leads nowhere. Remove it.")
+    _refuse_repeated(tars)
     formats = _look(tars)
     unpack = "images are read in place: unpack it to a plain tar"
     left_out = [LeftOut("compressed", "", "", name, unpack) for name in packed]
@@ -55,6 +76,30 @@ def plan_index(folder: Path, existing: ExistingDepthConfig, split: SplitConfig) 
         made_from=fingerprint(options_of(existing) | options_of(split), (unit.made_from.encode() for unit in units)),
         command=fingerprint({}, [b"index"]),  # other options are no other data set, for the tars have no other folder
     )._replace(in_place=True)
+
+
+def _refuse_repeated(tars: Sequence[Path]) -> None:
+    """Raise InputError if two tars begin with one sample: numbered anew in each, as a rule, all others are there twice.
+
+    Whether others are is known once all are read.
+    """
+    first = dict[str, Path]()
+    for tar in tars:
+        key = _first_key(tar)
+        if key and (other := first.setdefault(key, tar)) != tar:
+            raise InputError(
+                f"{other} and {tar} both begin with the sample {key!r}. A key names one sample: index them in folders "
+                "of their own, or pack them again with other names."
+            )
+
+
+def _first_key(tar: Path) -> str | None:
+    try:
+        with tarfile.open(tar, "r:", tarinfo=_Header) as archive:
+            found = (_named(PurePosixPath(member.name)) for member in islice(archive, _BEGINNING))
+            return next((key for key, named in found if named), None)
+    except Exception:  # `list_tar` says what is wrong with it
+        return None
 
 
 def _look(tars: list[Path]) -> Formats:
@@ -149,13 +194,15 @@ def list_tar(tar: Path) -> tuple[dict[str, Members], list[LeftOut]]:
     as litter. Raises InputError if the tar is compressed, cut short, damaged, or several joined into one.
     """
     with tar.open("rb") as file:
+        if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+            raise InputError(f"{tar}: Git LFS has the tar, and this points to it: git lfs pull")
         for magic, name in _COMPRESSED.items():
             if file.peek(8).startswith(magic):
                 raise InputError(
                     f"{tar}: compressed by {name}. Images are read in place, so unpack it to a plain tar first."
                 )
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as archive:
                 found = _found(tar.name, archive)
                 end = archive.offset
             file.seek(end)
@@ -164,7 +211,7 @@ def list_tar(tar: Path) -> tuple[dict[str, Members], list[LeftOut]]:
                 raise tarfile.ReadError(f"it ends at byte {end} without the empty block of an end")
             if any(last):
                 raise tarfile.ReadError(f"no header can be read at byte {end}")
-        except (tarfile.TarError, ValueError, OverflowError) as error:
+        except Exception as error:  # of many kinds, for Python's reader trusts the numbers in headers
             raise InputError(f"{tar}: not a whole tar ({error}). Copy it again.") from error
         while padding := file.read(_PADDING):
             if any(padding):
@@ -184,13 +231,14 @@ def _found(tar: str, archive: tarfile.TarFile) -> tuple[dict[str, Members], list
     for member in archive:
         if member.isdir():
             continue
+        if member.size < 0:  # as extended headers may say, too
+            raise tarfile.ReadError(f"{member.name} has {member.size:,} bytes")
         path = PurePosixPath(member.name)
         if member.isreg() and not member.issparse():
             places[path] = member.offset_data, member.size
-        stem, _, named = path.name.partition(".")
-        key = "/".join([*(part for part in path.parts[:-1] if part != "/"), stem])
+        key, named = _named(path)
         component = named.partition(".")[0]
-        if not stem or component not in BY_NAME:
+        if not named:
             others.append((key, member.name))
             continue
         sample = samples.setdefault(key, {})
@@ -208,6 +256,13 @@ def _found(tar: str, archive: tarfile.TarFile) -> tuple[dict[str, Members], list
     return samples, left_out
 
 
+def _named(path: PurePosixPath) -> tuple[str, str]:
+    """Return the key of a member's sample, and its component with its ending; "" where it is none by its name."""
+    stem, _, named = path.name.partition(".")
+    key = "/".join([*(part for part in path.parts[:-1] if part != "/"), stem])
+    return key, named if stem and named.partition(".")[0] in BY_NAME else ""
+
+
 def _usable(member: tarfile.TarInfo, path: PurePosixPath, place: tuple[int, int] | None) -> tuple[int, int]:
     """Return offset and size of a member's data, its `place`. Raises BadImage if it cannot be read there."""
     if ".." in path.parts:
@@ -216,6 +271,8 @@ def _usable(member: tarfile.TarInfo, path: PurePosixPath, place: tuple[int, int]
         raise BadImage("bad-name", "the name is not UTF-8")
     if member.issym():
         raise BadImage("link", f"a symbolic link to {member.linkname}; `tar --dereference` stores the image itself")
+    if place and place[1] > LARGEST:
+        raise BadImage("too-large", f"{place[1]:,} bytes, more than any image has")
     if place:
         return place
     if member.islnk():

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
+from shards.format.fields import parsed
 from shards.format.images import ImageFormat, LeftOut, read_any_header
-from shards.format.manifest import Manifest, Shard, StoredComponent, from_json
+from shards.format.manifest import Manifest, Shard, StoredComponent
 from shards.format.schema import BY_NAME, Sample, shard_name
 from shards.format.splits import DivisionConfig, counted_samples
 
@@ -56,7 +57,8 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        plan: Plan = from_json(cls, json.loads(text))
+        """Raises ValueError where `text` is no plan."""
+        plan: Plan = parsed(cls, text)
         return plan
 
 

@@ -1,9 +1,9 @@
 """What the files of a data set are, told by some of each component that are looked at, and what becomes of all."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from PIL import Image
 
 from shards.errors import InputError
 from shards.format.depth import DepthRange, ExistingDepthConfig
+from shards.format.fields import Bounds, Square
 from shards.format.images import BadImage, ImageFormat, Size, turn_of
 from shards.format.manifest import Encoding
 from shards.format.schema import BY_NAME
@@ -53,29 +54,25 @@ _FEW = 40
 class PixelsConfig(ExistingDepthConfig):
     """What the values of the files mean, and in which size and format images are stored."""
 
-    depth_scale: float | None = None
+    depth_scale: Annotated[float, Bounds(1e-9, 10**9)] | None = None
     """stored values a metre: 1000 in NYU Depth v2 (millimetres), 5000 in TUM, 256 in KITTI; of floats 1 if not given"""
     depth_colormap: str | None = None
     """turn coloured depth back into grey; name of the colour map that it was drawn with in Matplotlib, such as jet"""
     mask_values: tuple[float, float] | None = None
     """values of background and figure in the masks; 255 0 inverts. If not given, they are recognised"""
-    size: int | None = None
+    size: Square | None = None
     """height and width to which all images are scaled and encoded again; without it they keep their size"""
     lossless: bool = False
     """with size: mask and depth as PNG, which no second encoding blurs"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size is not None and self.size < 16:
-            raise InputError(f"size {self.size}: at least 16 is needed.")
         if self.lossless and self.size is None:
             raise InputError(
                 "lossless needs size. Without it every file is stored as it is, and there is no loss to be spared."
             )
         if self.mask_values and self.mask_values[0] == self.mask_values[1]:
             raise InputError("mask-values: background and figure need two different values, such as 0 1.")
-        if self.depth_scale is not None and not 0 < self.depth_scale < np.inf:
-            raise InputError(f"depth-scale {self.depth_scale:g}: values a metre, more than 0, such as 1000.")
         if self.depth_scale and self.near_is_bright:
             raise InputError("near-is-bright is for relative depth, and depth-scale for metres. Give one of the two.")
         if self.depth_scale and self.depth_colormap:
@@ -132,14 +129,11 @@ _MODES = {
 }
 
 
-def look(component: str, data: bytes) -> Look | None:
-    """Look at an image: at the pixels of masks and depth, at the headers of others. None where it cannot be read."""
-    try:
-        opened = opened_file(data)
-        form, mode = str(opened.format or "NPY").lower(), opened.mode
-        image = pixels_of(opened) if component in ("mask", "depth") else opened
-    except BadImage:
-        return None
+def look(component: str, data: bytes) -> Look:
+    """Look at an image: at the pixels of masks and depth, at the headers of others. Raises BadImage."""
+    opened = opened_file(data)
+    form, mode = str(opened.format or "NPY").lower(), opened.mode
+    image = pixels_of(opened) if component in ("mask", "depth") else opened
     turn = turn_of(opened)
     seen = Look(
         form="jpg" if form == "jpeg" else form,
@@ -193,15 +187,20 @@ class Made(NamedTuple):
     notes: list[str]
 
 
-def plan_pixels(found: Mapping[str, Iterable[bytes]], config: PixelsConfig) -> Made:
+def plan_pixels(found: Mapping[str, Iterable[tuple[str, bytes | BadImage]]], config: PixelsConfig) -> Made:
     """Decide by some images of each component, `found`, what becomes of all. fg_bg must be among the components.
 
+    found: the path of each, for a person, and its bytes, or why they cannot be had.
     Raises InputError if that cannot be told, or if it would be of no use.
     """
-    every = {name: [look(name, data) for data in some] for name, some in found.items()}
-    looks = {name: _usable([one for one in some if one]) for name, some in every.items()}
-    if not looks["fg_bg"] or 2 * len(looks["fg_bg"]) < len(every["fg_bg"]):
-        raise InputError("most of the files found are no images; the globs (--component) match something else.")
+    bad = {name: list[str]() for name in found}
+    looks = {name: _usable(list(_looks(name, images, bad[name]))) for name, images in found.items()}
+    for name, some in looks.items():
+        if len(some) < len(bad[name]) and (name == "fg_bg" or not some):
+            raise InputError(
+                f"{name}: most of the files that were looked at are no images that can be read, such as "
+                f"{bad[name][0]}. Mend them; or say where others lie: --component {name}=GLOB."
+            )
     own = _common_size(looks["fg_bg"])
     size = (config.size, config.size) if config.size else own
     if not config.size:
@@ -230,6 +229,17 @@ def plan_pixels(found: Mapping[str, Iterable[bytes]], config: PixelsConfig) -> M
     )
     notes = [*(f"{name}: {text}" for name, text in converted.items()), *notes]
     return Made(makings, depth, storage if config.size or converted else None, notes)
+
+
+def _looks(name: str, some: Iterable[tuple[str, bytes | BadImage]], bad: list[str]) -> Iterator[Look]:
+    """Look at images; those that cannot be read join `bad`, with the reason."""
+    for path, data in some:
+        try:
+            if isinstance(data, BadImage):
+                raise data
+            yield look(name, data)
+        except BadImage as error:
+            bad.append(error.detail if path in error.detail else f"{path} ({error.detail})")
 
 
 def _usable(looks: list[Look]) -> list[Look]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from shards.errors import InputError
 from shards.format.depth import METRES, depth_image
+from shards.format.fields import Checked, Share, Square
 from shards.format.images import histogram
 
 SIZE_2020 = 160
@@ -28,32 +29,28 @@ SQUASHED, BLUR = 1 / 8, 1 / 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class PasteConfig:
+class PasteConfig(Checked):
     """How figures are pasted."""
 
-    size: int = SIZE_2020
+    size: Square = SIZE_2020
     """height and width of all images, pixels"""
-    scale: tuple[float, float] = (0.3, 0.6)
+    scale: tuple[Share, Share] = (0.3, 0.6)
     """least and greatest length of the figure's longer side, as a share of the image's"""
-    floor: float = 0.4
+    floor: Share = 0.4
     """feet stand in this lowest share of the image; 1 puts them anywhere that the figure fits"""
-    jitter: float = 0.0
+    jitter: Share = 0.0
     """strength, 0 to 1, of random changes of each figure's brightness, contrast, saturation and hue (90 degrees)"""
-    shadow: float = 0.0
+    shadow: Share = 0.0
     """a soft shadow on the background at the feet of each figure takes at most this share of the light, 0 to 1"""
 
     def __post_init__(self) -> None:
-        if self.size < 16:
-            raise InputError(f"size {self.size}: at least 16 pixels are needed.")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+        super().__post_init__()
+        if not 0 < self.scale[0] <= self.scale[1]:
             raise InputError(
                 f"scale {self.scale}: two shares of the image's side are needed, 0 < least <= greatest <= 1."
             )
-        if not 0 < self.floor <= 1:
+        if not self.floor:
             raise InputError(f"floor {self.floor}: a share of the image's height is needed, above 0 and up to 1.")
-        for name, value in (("jitter", self.jitter), ("shadow", self.shadow)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} {value}: a number from 0 (none) to 1 is needed.")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass
 from functools import lru_cache
-from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from shards.format.images import (
     BadImage,
     ImageFormat,
     Size,
+    converted,
     decode_image,
     eight_bit,
     encode_image,
@@ -188,8 +188,8 @@ def _of_array(data: bytes) -> Image.Image:
     """Make an image of the array in an .npy file."""
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError) as error:
-        raise BadImage("truncated", str(error)) from error
+    except Exception as error:  # its header is Python, and may be anything
+        raise BadImage("truncated", str(error) or type(error).__name__) from error
     shape = array.shape
     if array.ndim == 3 and 1 in (shape[0], shape[2]):
         array = array[0] if shape[0] == 1 else array[..., 0]
@@ -208,19 +208,12 @@ def colour_of(image: Image.Image) -> Image.Image:
     """Return RGB; transparent pixels have the colours that they have."""
     if image.mode == "F":
         raise BadImage("wrong-mode", "floats or large integers where RGB is expected")
-    return _converted(eight_bit(image), "RGB")
+    return converted(eight_bit(image), "RGB")
 
 
 def grey_of(image: Image.Image) -> Image.Image:
     """Return L, or I;16 or F as they are."""
-    return image if image.mode in ("L", "I;16", "F") else _converted(image, "L")
-
-
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    try:
-        return image if image.mode == mode else image.convert(mode)
-    except ValueError as error:
-        raise BadImage("wrong-mode", f"{image.mode} where {mode} is expected ({error})") from error
+    return image if image.mode in ("L", "I;16", "F") else converted(image, "L")
 
 
 def figure_of(image: Image.Image, indices: bool) -> Image.Image:

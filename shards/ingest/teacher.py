@@ -10,27 +10,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.errors import InputError
-from shards.format.depth import METRES, DepthFormat, DepthRange
+from shards.format.depth import METRES, DepthFormat, DepthRange, Metres
+from shards.format.fields import Bounds, Checked
 from shards.machine import cpu_count
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthConfig:
+class DepthConfig(Checked):
     """Which teacher predicts the depth, what its numbers mean, how it runs, and how the depth is stored."""
 
     teacher: str = "depth-anything/Depth-Anything-V2-Small-hf"
     """name on the Hugging Face hub, or a local folder; docs/data.md names some for relative depth and for metres"""
     predicts: Literal["auto", "metres", "near-is-bright", "near-is-dark"] = "auto"
     """metres, or relative depth that is greater where near or where far; auto: as the model's configuration says"""
-    metres: tuple[float, float] | None = None
+    metres: tuple[Metres, Metres] | None = None
     """depth that black and white stand for, of a model that predicts metres; beyond it is cut off. 0 10 if not given"""
-    batch_size: int = 32
+    batch_size: Annotated[int, Bounds(1, 2**16)] = 32
     """images that the model sees at once"""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto is cuda where there is one"""
@@ -38,8 +39,7 @@ class DepthConfig:
     """jpg as in 2020, png without its loss, or png16: 16 bits a value"""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"batch_size={self.batch_size}: at least 1 is needed.")
+        super().__post_init__()
         if self.metres:
             DepthRange.metres(*self.metres)
 

@@ -17,7 +17,7 @@ from shards.errors import InputError
 from shards.format.dataset import Dataset, ShardContents, read_whole
 from shards.format.manifest import Shard
 from shards.format.schema import BY_NAME, SHARED_TAR, WORK, identity
-from shards.format.storage import PARTIAL, Folder, LocalFolder
+from shards.format.storage import PARTIAL, Folder, LocalFolder, naming
 
 IN_A_FOLDER = 10_000
 """Samples a folder where the keys tell no round; as many as the folders of 2020 hold."""
@@ -52,7 +52,7 @@ def export(dataset: Dataset, out: Path, config: RunConfig) -> None:
     own = [name for name in manifest.components if not (name == "bg" and backgrounds)]
     shards = map(dataset.contents, range(len(manifest.shards)))
     units = [_Unit(**vars(one), files=list(islice(files, one.size))) for one in shards]
-    resume(partial(_write_shard, own), units, folder, fingerprint, config)
+    resume(partial(_write_shard, own), units, folder, fingerprint, config, finished=lambda *_: True)
 
 
 def _files(folder: Folder, keys: list[str]) -> Iterator[PurePath]:
@@ -108,5 +108,9 @@ def _write_shard(components: list[str], unit: _Unit, out: Path) -> bytes:
 def _write(path: Path, data: bytes) -> None:
     """Write whole or not at all; on the disk once the whole shard is, for a wait for every file takes far longer."""
     temporary = path.with_name(f"{PARTIAL}{path.name}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        with naming(path):
+            temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

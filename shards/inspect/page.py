@@ -1,10 +1,9 @@
 """The page that shows a data set: samples, charts and facts in one HTML file that needs nothing from elsewhere."""
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby, islice
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from shards.format.dataset import Dataset
+from shards.format.images import LeftOut
+from shards.format.left_out import read_left_out
 from shards.format.manifest import Manifest
 from shards.format.schema import identity
 from shards.format.storage import write_bytes
@@ -43,7 +44,7 @@ def write_page(dataset: Dataset, path: Path, samples: int) -> None:
         distributions=_distributions(found, manifest),
         coverage=met,
         heat_map=met and heat_map(met["cells"]),
-        examples=_examples(dataset.root / "left-out.tsv"),
+        examples=_examples(dataset.root),
     )
     write_bytes(path, page)
 
@@ -140,10 +141,7 @@ def coverage(dataset: Dataset, at_most: int = 400_000, cells: tuple[int, int] = 
     }
 
 
-def _examples(path: Path) -> dict[str, list[dict[str, str]]]:
+def _examples(folder: Path) -> dict[str, list[LeftOut]]:
     """Return the first three lines of each kind in the list of what was left out, if it is beside the data set."""
-    if not path.exists():
-        return {}
-    with path.open(newline="", errors="replace") as file:
-        rows = groupby(csv.DictReader(file, delimiter="\t"), itemgetter("kind"))  # the list is sorted by it
-        return {kind: list(islice(some, 3)) for kind, some in rows}
+    rows = groupby(read_left_out(folder), attrgetter("kind"))  # the list is sorted by it
+    return {kind: list(islice(some, 3)) for kind, some in rows}

@@ -1,6 +1,5 @@
 """What a data set holds: in words, and as a contact sheet."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from shards.errors import InputError
+from shards.errors import InputError, printable
 from shards.format.dataset import Dataset
-from shards.format.images import eight_bit, save_image
+from shards.format.images import BadImage, eight_bit, load_image, open_image, save_image
 from shards.format.manifest import Manifest
 from shards.format.storage import Folder
 
@@ -22,16 +22,19 @@ def describe(folder: Folder, console: Console) -> None:
     manifest = Manifest.read(folder)
     shards, samples, (height, width) = manifest.shards, manifest.samples, manifest.image_size
     size = sum(shard.bytes for shard in shards)
-    console.print(f"[bold]{folder}[/]: {samples:,} samples of {width}x{height} pixels")
-    console.print(f"  {len(shards)} shards, {size / 1e6:,.1f} MB, {size / samples / 1e3:.1f} KB a sample")
-    if manifest.storage:
-        console.print(f"  {storage_words(manifest)}")
     splits = ", ".join(f"{name} {count:,}" for name, count in manifest.splits.items())
-    console.print(f"  splits by {manifest.split_by}: {splits}")
     depth = manifest.depth if "depth" in manifest.components else "none yet; `python -m shards depth` adds it"
-    console.print(f"  depth: {depth}")
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in manifest.left_out.items())
-    console.print(f"  left out: {f'{left_out} (left-out.tsv)' if left_out else 'nothing'}")
+    lines = [
+        f"{folder}: {samples:,} samples of {width}x{height} pixels",
+        f"  {len(shards)} shards, {size / 1e6:,.1f} MB, {size / samples / 1e3:.1f} KB a sample",
+        *([f"  {storage_words(manifest)}"] if manifest.storage else []),
+        f"  splits by {manifest.split_by}: {splits}",
+        f"  depth: {depth}",
+        f"  left out: {f'{left_out} (left-out.tsv)' if left_out else 'nothing'}",
+    ]
+    for line in lines:
+        console.print(Text(printable(line)))
     table = Table("component", "stored as", "distinct", "mean", "std")
     for name, component in manifest.components.items():
         found = manifest.statistics[name]
@@ -77,9 +80,10 @@ def pictures(dataset: Dataset, name: str, rows: NDArray[np.integer]) -> Iterator
     mode = "RGB" if dataset.manifest.components[name].channels == 3 else "L"
     for row, data in zip(rows, dataset.read(dataset.locate(name, rows)), strict=True):
         try:
-            yield eight_bit(Image.open(io.BytesIO(data))).convert(mode)
-        except (OSError, SyntaxError, ValueError) as error:
+            load_image(image := open_image(data))
+        except BadImage as bad:
             raise InputError(
-                f"{dataset.folder}: {name} of {dataset.key(int(row))} does not decode ({error}). "
+                f"{dataset.folder}: {name} of {dataset.key(int(row))} does not decode ({bad.detail}). "
                 f"`python -m shards verify {dataset.folder}` lists all that is damaged."
-            ) from error
+            ) from bad
+        yield eight_bit(image).convert(mode)

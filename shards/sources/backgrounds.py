@@ -208,7 +208,7 @@ def _surest(known: Backgrounds, tried: list[tuple[Way, list[int]]], key: str) ->
     for way, leads_to in best:
         path = known.files.path(leads_to[0] - 1) if leads_to[0] else "none"
         lines.append(f"  {way.said}: {path}" + (f" (--background '{way.option}')" if way.option else ""))
-    raise InputError("\n".join([*lines, "Say which."]))
+    raise InputError(*lines, "Say which.")
 
 
 def _says_more(files: Files, names: list[int], others: list[int]) -> bool:

@@ -11,6 +11,7 @@ import zipfile
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from operator import attrgetter
@@ -45,9 +46,11 @@ NOT_READ = {
 
 FILE = np.dtype([("state", "<u8"), ("packed", "<u4"), ("crc", "<u4"), ("end", "<u4")])
 """A file: `header`, `packed` and `crc` of its Entry; where its name ends among those of its group."""
+_HIDDEN = {"@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX"}
+"""Names of folders that systems keep for themselves, beside those that begin with a dot."""
 _RECORD = struct.Struct("<Q3L")
 """The same, file by file."""
-_MOST = (1 << 32) - 1
+_MOST, _ANY = (1 << 32) - 1, (1 << 63) - 1
 _TOGETHER = 4096
 """Files that are told at once, at most: of a folder all names are in memory anyway, to be sorted."""
 
@@ -77,18 +80,29 @@ def list_files(source: Path) -> Iterator[Siblings]:
     """
     if source.is_dir():
         yield from _in_folder(source, source.resolve().name)
-    elif zipfile.is_zipfile(source):
+    elif source.is_file() and (source.suffix.lower() == ".zip" or zipfile.is_zipfile(source)):
         yield from _in_zip(source, source.stem)
     else:
         raise InputError(f"{source}: no folder and no zip. Name a folder, or the zips one by one.")
 
 
-def _in_folder(folder: Path, inside: str) -> Iterator[Siblings]:
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _HIDDEN
+
+
+def _in_folder(folder: Path, inside: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Siblings]:
+    """List a folder, for which hidden folders, and links to folders `above` it, are files that are no images."""
     with os.scandir(folder) as found:
-        entries = {one.name: one for one in found}
+        entries = {one.name: one for one in found if one.name != WORK}
+    above |= {_identity(folder)}
 
     def kind(name: str) -> str:
-        return "folder" if entries[name].is_dir() else "zip" if name.lower().endswith(".zip") else "file"
+        if _is_hidden(name):
+            return "file"
+        with suppress(OSError):  # a link to itself is no folder
+            if entries[name].is_dir():
+                return "file" if entries[name].is_symlink() and _identity(folder / name) in above else "folder"
+        return "zip" if name.lower().endswith(".zip") else "file"
 
     for of, names in groupby(sorted(entries), kind):
         if of == "file":
@@ -98,8 +112,13 @@ def _in_folder(folder: Path, inside: str) -> Iterator[Siblings]:
         for name in names:
             if of == "zip":
                 yield from _in_zip(folder / name, f"{inside}/{name[: -len('.zip')]}")
-            elif name != WORK:
-                yield from _in_folder(folder / name, f"{inside}/{name}")
+            else:
+                yield from _in_folder(folder / name, f"{inside}/{name}", above)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    state = folder.stat()
+    return state.st_dev, state.st_ino
 
 
 def _file(folder: str, found: os.DirEntry[str]) -> Entry:
@@ -145,7 +164,7 @@ class Files:
         names = [entry.name.encode("utf-8", "surrogatepass") for entry in entries]
         self._names += b"/".join(names) + b"/"
         rows = np.empty(len(entries), FILE)
-        rows["state"] = [entry.header for entry in entries]
+        rows["state"] = [entry.header & _ANY for entry in entries]  # a time before 1970 is less than 0
         rows["packed"] = [min(entry.packed, _MOST) for entry in entries]
         rows["crc"] = [entry.crc for entry in entries]
         rows["end"] = self._begin[-1] - self._begin[-2] + np.cumsum([len(name) + 1 for name in names])
@@ -225,16 +244,21 @@ def list_images(sources: Iterable[Path], left_out: list[LeftOut]) -> Files:
     files = Files()
     for source in sources:
         for inside, entries in list_files(source):
-            images = [entry for entry in entries if is_image(entry.name)]
+            hidden = any(map(_is_hidden, inside.split("/")[1:]))
+            images = [entry for entry in entries if is_image(entry.name) and not hidden]
             if len(images) < len(entries):
-                left_out += [_litter(entry) for entry in entries if not is_image(entry.name)]
+                left_out += [_litter(entry, hidden) for entry in entries if hidden or not is_image(entry.name)]
             if images:
                 files.add(Group(inside, images[0].folder, images[0].zip, images[0].method), images)
     return files.gathered()
 
 
-def _litter(entry: Entry) -> LeftOut:
+def _litter(entry: Entry, hidden: bool) -> LeftOut:
     why = NOT_READ.get(entry.name[entry.name.rfind(".") :].lower(), "no image by its name")
+    if hidden or _is_hidden(entry.name):
+        why = "hidden, or in a hidden folder"
+    elif not entry.zip and Path(entry.path).is_dir():
+        why = "a link to a folder that it lies in"
     return LeftOut("litter", "", "", entry.path, why)
 
 

@@ -71,14 +71,14 @@ def read_table(table: Path, columns: tuple[str, ...], files: Files, left_out: li
 
 
 def _lines(table: Path) -> list[list[str]]:
+    if not table.is_file():
+        raise InputError(f"{table}: no such list.")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
             file.seek(0)
             delimiter = max("\t,;", key=first.count)
             lines = [line for line in csv.reader(file, delimiter=delimiter) if any(line)]
-    except FileNotFoundError:
-        raise InputError(f"{table}: no such list.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: no table of text ({error}). A list is CSV or TSV in UTF-8.") from error
     if not lines:

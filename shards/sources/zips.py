@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shards.errors import InputError
+from shards.format.storage import LARGEST, LFS_POINTER, read_file
 
 _END = struct.Struct("<4s4H2LH")
 """End of the directory: ..., number of members, bytes of the directory, where it begins, bytes of the comment."""
@@ -27,10 +28,10 @@ _LOCAL = struct.Struct("<4s22x2H")
 """Before a member's bytes: ..., lengths of the name and of the extra fields that follow."""
 _FULL = 0xFFFFFFFF
 """Stands for a number that needs 8 bytes and is in the extra fields."""
-_UTF8 = 0x800
-"""Flag: the name is in UTF-8; else it is in code page 437."""
-_AT_ONCE = 1 << 16
-"""Bytes: most images in one piece."""
+_ENCRYPTED, _UTF8 = 1, 0x800
+"""Flags: the member cannot be read without a password; the name is in UTF-8, else it is in code page 437."""
+_LOCKED = -1
+"""Stands for the method of members that are encrypted."""
 
 
 class Entry(NamedTuple):
@@ -55,9 +56,13 @@ class Entry(NamedTuple):
 
 def list_zip(path: Path) -> Iterator[Entry]:
     """List the files in a zip, in the order of its directory. Raises InputError if that is not whole."""
+    if not path.is_file():
+        raise InputError(f"{path}: no zip but a pipe, a device or a link that leads nowhere. Remove it.")
     problem = "its directory is missing"
     try:
         with path.open("rb") as file:
+            if file.peek(len(LFS_POINTER)).startswith(LFS_POINTER):
+                raise InputError(f"{path}: Git LFS has the zip, and this points to it: git lfs pull")
             count, begin, shift = _directory(file)
             file.seek(begin)
             problem = "its directory is damaged"
@@ -99,7 +104,7 @@ def _next(zip: str, file: BinaryIO, shift: int) -> Entry:
         packed, header = _in_full(rest[path : path + extra], size, packed, header)
     inside = rest[:path].decode("utf-8" if flags & _UTF8 else "cp437").partition("\0")[0]
     folder, _, name = f"{zip}/{inside}".rpartition("/")
-    return Entry(folder, name, zip, method, header + shift, packed, crc)
+    return Entry(folder, name, zip, _LOCKED if flags & _ENCRYPTED else method, header + shift, packed, crc)
 
 
 def _in_full(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int]:
@@ -124,34 +129,34 @@ class Reader(ExitStack):
         """Read a file. Raises OSError if its bytes cannot be had, or are not what the zip's directory says."""
         if entry.zip:
             return self._in_zip(entry)
-        # In three quarters of the time of open, and much of converting is reading. Only an empty piece says that it
-        # ended.
-        file = os.open(entry.path, os.O_RDONLY)
-        try:
-            pieces = [os.read(file, _AT_ONCE)]
-            while piece := os.read(file, _AT_ONCE):
-                pieces.append(piece)
-        finally:
-            os.close(file)
-        return b"".join(pieces)
+        return read_file(entry.path)
 
     def _in_zip(self, entry: Entry) -> bytes:
         if entry.zip not in self._zips:
             self._zips[entry.zip] = self.enter_context(Path(entry.zip).open("rb"))  # noqa: SIM115 - it does
         file = self._zips[entry.zip]
-        file.seek(entry.header)
-        local = file.read(_LOCAL.size)
+        if entry.method == _LOCKED:
+            raise OSError(f"{entry.path}: encrypted; unpack the zip with its password")
+        if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise OSError(f"{entry.path}: packed by method {entry.method}; stored and deflated can be read")
+        if entry.packed > LARGEST:
+            raise OSError(f"{entry.path}: {entry.packed:,} bytes, more than any image has")
+        try:
+            file.seek(entry.header)
+            local = file.read(_LOCAL.size)
+        except OSError as error:
+            raise OSError(f"{entry.path}: {error.strerror}") from error
         if not local.startswith(b"PK\x03\x04") or len(local) < _LOCAL.size:
             raise OSError(f"{entry.path}: no member at the place where the zip's directory has it")
         _, name, extra = _LOCAL.unpack(local)
         data = file.read(name + extra + entry.packed)[name + extra :]
-        if entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise OSError(f"{entry.path}: packed by method {entry.method}; stored and deflated can be read")
         if entry.method == zipfile.ZIP_DEFLATED:
             try:
-                data = zlib.decompress(data, wbits=-zlib.MAX_WBITS)
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LARGEST + 1)
             except zlib.error as error:
                 raise OSError(f"{entry.path}: {error}") from error
+        if len(data) > LARGEST:
+            raise OSError(f"{entry.path}: more than {LARGEST:,} bytes once unpacked, more than any image has")
         if zlib.crc32(data) != entry.crc:
             raise OSError(f"{entry.path}: its checksum is not the one that the zip's directory has")
         return data
