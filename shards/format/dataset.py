@@ -135,7 +135,7 @@ class Dataset:
             if np.lib.format.read_magic(header) != (1, 0):
                 raise ValueError("not of NumPy's format 1.0")
             shape, _, found = np.lib.format.read_array_header_1_0(header)
-            if shape != (count,) or (np.bytes_ if found.type is np.bytes_ else found) != dtype:
+            if shape != (count,) or not _has_all(found, dtype):
                 raise ValueError(f"{found} {shape} where the manifest says {dtype} {(count,)}")
             array = np.frombuffer(data, found, offset=header.tell())
             if len(array) != count:
@@ -258,3 +258,10 @@ def _outside(locations: NDArray[Any], ends: NDArray[np.int64]) -> bool:
     """Whether an image of LOCATIONs (N,) ends behind its tar, whose bytes are `ends` (N,) or (1,)."""
     offset, size = extents(locations)
     return bool((offset + size > ends).any())
+
+
+def _has_all(found: np.dtype[Any], wanted: np.dtype[Any] | type[np.bytes_]) -> bool:
+    """Whether values of dtype `found` are of `wanted`, too: records may have further fields."""
+    if isinstance(wanted, np.dtype) and wanted.names and found.names:
+        return all(name in found.names and found[name] == wanted[name] for name in wanted.names)
+    return (np.bytes_ if found.type is np.bytes_ else found) == wanted
