@@ -127,7 +127,7 @@ class Loader(AbstractContextManager["Loader"]):
                 self._refuse_fork()
                 if iteration is not self._iteration:
                     raise RuntimeError("this loader has begun another iteration; it has one place at a time")
-                batch = self._waited_for(futures.popleft(), last=self._step + 1 == len(self))
+                batch = self._waited_for(futures.popleft(), self._step + 1 == len(self))
                 self._step += 1
                 if futures:
                     self._request_shards()
