@@ -79,7 +79,7 @@ def test_an_attack_sees_what_is_broken(
     data.truth(folder / "data", "portable")  # remembered, of the whole
     breaks(monkeypatch)
     wanted = "traceback" if breaks is a_traceback else "wrong bytes"
-    assert ends(name, folder, 12, until=wanted)[wanted] == 1
+    assert ends(name, folder, 20, until=wanted)[wanted] == 1
 
 
 def test_what_ends_or_hangs_a_process_is_the_failure_of_one_attempt(tmp_path: Path) -> None:
