@@ -281,7 +281,7 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
             training.load_state_dict(*found)
         manifest = loader.dataset.manifest
         data = sha256(manifest.to_json().encode()).hexdigest()[:12]
-        ranks.agree({"digest of the data set": data, "step to go on from": training.step})
+        ranks.agree({"digest of the data set": data, "step of the checkpoint in --out": training.step})
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:

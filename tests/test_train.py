@@ -1,7 +1,7 @@
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from model.unet import UNetConfig
 from pipeline.loader import LoaderConfig
 from ranks import distributed
 from shards.errors import InputError
+from shards.format.depth import DepthRange
 from shards.format.fields import from_json
 from train import TrainConfig, scheduled_rate
 
@@ -76,11 +77,11 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "none.pt", CPU)
     with pytest.raises(InputError, match="cannot be read"):
         checkpoint.load(tmp_path, CPU)
-    config = {"architecture": "unet", "unet": {}}
+    config = TrainConfig(loader=LoaderConfig(data="data")).to_dict() | {"depth": asdict(DepthRange())}
     for model, told in (
         ({"layer": 3}, "not a checkpoint"),
         ({"layer": torch.ones(1)}, "of another network than it says"),
     ):
-        torch.save({"model": model, "config": config}, tmp_path / "odd.pt")
+        torch.save({"model": model, "config": config, "step": 1}, tmp_path / "odd.pt")
         with pytest.raises(InputError, match=told):
             checkpoint.load_model(tmp_path / "odd.pt", CPU)
