@@ -75,11 +75,11 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "none.pt", CPU)
     with pytest.raises(InputError, match="cannot be read"):
         checkpoint.load(tmp_path, CPU)
-    config = {"architecture": "unet", "unet": {}}
+    config = TrainConfig(loader=LoaderConfig(data="data")).to_dict() | {"depth": {}}
     for model, told in (
         ({"layer": 3}, "not a checkpoint"),
         ({"layer": torch.ones(1)}, "of another network than it says"),
     ):
-        torch.save({"model": model, "config": config}, tmp_path / "odd.pt")
+        torch.save({"model": model, "config": config, "step": 1}, tmp_path / "odd.pt")
         with pytest.raises(InputError, match=told):
             checkpoint.load_model(tmp_path / "odd.pt", CPU)
