@@ -141,6 +141,11 @@ def start(config: TrainConfig, ranks: Ranks) -> Training:
     _refuse_untrainable(config, list(manifest.components))
     _refuse_too_small(config, loader)
     statistics = asdict(manifest.statistics["fg_bg"])
+    if min(statistics["std"]) < 1e-6:
+        raise InputError(
+            f"{config.loader.data}: by its statistics a channel of fg_bg is the same everywhere, which cannot be "
+            "normalised. `python -m shards show` shows what the images are like."
+        )
     model = make_model(config.architecture, config.unet, manifest.components.keys(), ranks.device, **statistics)
     # Weight decay is for the kernels; it has no business with biases and the scales of batch norm.
     kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]

@@ -20,7 +20,7 @@ class LoaderConfig(Checked):
     """folder that holds the data set, or its URL: s3://, gs://, https:// or any other that fsspec knows"""
     split: str = "train"
     """train, val or test"""
-    size: Annotated[int, Bounds(0, 2**14)] = 64
+    size: Annotated[int, Bounds(0, 2**16 - 1)] = 64
     """height and width of the images in a batch, pixels; 0 leaves them as they are stored"""
     batch_size: Count = 32
     """samples in a global batch, all ranks together"""

@@ -120,7 +120,7 @@ def test_a_broken_image_costs_one_sample_with_the_same_stand_in(damaged: Path) -
     ("options", "said"),
     [
         (
-            {"cache": "host", "size": 1_000_000},
+            {"cache": "host", "size": 65_000},
             r"the cache needs .* MiB on cpu for 120 of 120 samples, but the host has",
         ),
         ({"cache": "host", "size": 4000, "cache_mib": 1}, r"the cache may take 1,048,576 bytes, but one sample takes"),

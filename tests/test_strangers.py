@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import math
 import re
 import resource
 import shutil
@@ -23,6 +24,7 @@ from small_data import ONE_WORKER, convert
 from checkpoint import checked, load, make_model, model_of, refuse_other_data
 from model.unet import UNetConfig
 from pipeline.loader import Loader, LoaderConfig
+from ranks import Ranks
 from shards.commands import show, verify_dataset
 from shards.errors import InputError, printable
 from shards.format.depth import DepthRange
@@ -31,29 +33,13 @@ from shards.format.left_out import read_left_out
 from shards.format.manifest import Manifest
 from tracking.grid import Grid
 from tracking.page import Run, write_report
-from train import TrainConfig, _config_of
+from train import TrainConfig, _config_of, start
 
 CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]
-NASTY: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    2,
-    10**9,
-    2**70,
-    0.5,
-    float("inf"),
-    float("nan"),
-    "",
-    "x",
-    "../x",
-    "/x",
-    "a" * 300,
-    "\0",
-]
-NASTY += ["<script>alert(1)</script>", "\x1b[2J\n", "\ud800", [], {}, [[]], [1, 2], {"x": 1}, {"<script>": "x"}]
+NASTY: list[Any] = [None, True, -1, 0, 1, 2, 16, 10**9, 2**70, 0.5, math.inf, math.nan, "\0", "a" * 300]
+NASTY += ["", "png", "../x", "/x", "<script>alert(1)</script>", "\x1b[2J\n", "\ud800"]
+NASTY += [[], {}, [[]], [1, 2], {"x": 1}, {"<script>": "x"}]
 
 
 def mutations(raw: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -187,7 +173,7 @@ def told(data: Path) -> dict[str, Any]:
     return {
         "config.json": config,
         "environment.json": environment,
-        "metrics.jsonl": [line, line | {"step": 4}, measured],
+        "metrics.jsonl": [line, measured],
         "evaluation-test.json": {"mask_iou": 0.5},
     }
 
@@ -257,3 +243,13 @@ def test_an_edited_checkpoint_is_refused_by_file_and_field_or_predicts(tiny: Pat
         assert model(torch.zeros(1, 3, 8, 8)).mask.isfinite().all()
 
     assert [*accepted({"config": pieces, "step": 1}, read, f"{path}: ")]
+
+
+def test_a_data_set_of_one_colour_is_not_trained_on(tiny: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny, tmp_path / "data"))
+    good = json.loads((data / "manifest.json").read_text())
+    edited = changed(good, ("statistics", "fg_bg", "std", 1), 0)
+    (data / "manifest.json").write_text(json.dumps(edited))
+    loader = LoaderConfig(data=data, size=16, batch_size=4, decode="portable")
+    with pytest.raises(InputError, match="a channel of fg_bg is the same everywhere"):
+        start(TrainConfig(loader=loader), Ranks(0, 1, CPU))

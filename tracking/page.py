@@ -250,11 +250,7 @@ def _line(path: Path, text: str) -> dict[str, Any]:
     with suppress(AttributeError, LookupError, RecursionError, TypeError, ValueError):
         line = json.loads(text)
         known = [one for one in line.values() if one is not None]
-        if (
-            all(-MOST < one < MOST for one in known)
-            and line["step"] >= ("val/epoch" in line)
-            and line.get("val/epoch", 1)
-        ):
+        if all(-MOST < one < MOST for one in known) and line["step"] >= 0 and line.get("val/epoch", 1):
             return dict(line)
     raise InputError(f"{path}: damaged ({text[:100]}). Copy it again, or remove it.")
 
@@ -349,7 +345,7 @@ def _beside(chart: _Chart, runs: Sequence[Run], names: Sequence[str], epochs: bo
 
 def _over_epochs(run: Run, curve: Curve) -> Curve:
     last = run.validations[-1]
-    return curve._replace(x=curve.x * last["epoch"] / last["step"])
+    return curve._replace(x=curve.x * last["epoch"] / max(1, last["step"]))
 
 
 def _compared(runs: Sequence[Numbers]) -> dict[str, list[tuple[float | None, bool]]]:
