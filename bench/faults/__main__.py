@@ -5,14 +5,11 @@ into docs/reliability.md. The exit code is 1 if any attempt failed.
 """
 
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.faults import disks, epochs, files, fuzz, images, kills, ranks
-from bench.faults.attack import KINDS, REFUSED, ROOT, WELL, Attack, Failure, Row, prepare, run
+from bench.faults.attack import KINDS, REFUSED, ROOT, WELL, Attack, Failure, Row, kill_started, prepare, run
 from bench.measure import machine, write_section
 from shards.errors import InputError, report_errors
 from shards.format.storage import write_bytes
@@ -101,9 +98,7 @@ def attacked(attacks: dict[Attack, int], work: Path, jobs: int) -> list[Row]:
                 bar.print(said(row), markup=False, soft_wrap=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid or 0, signal.SIGKILL)
+            kill_started(os.getpid())
             raise
     return [rows[attack.name] for attack in attacks]
 
