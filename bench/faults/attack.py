@@ -9,6 +9,7 @@ import faulthandler
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,7 +202,8 @@ def _work(attack: Attack, folder: Path, first: int, last: int, send: Connection,
 def prepare(attack: Attack, folder: Path) -> None:
     """Prepare an attack in `folder`, once."""
     if not (folder / "prepared").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what was not prepared to its end
+        folder.mkdir(parents=True)
         attack.prepare(folder)
         (folder / "prepared").touch()
 
