@@ -160,7 +160,8 @@ def main(config: FaultsConfig) -> int:
         write_bytes(work / "faults.json" if config.names else RESULTS, text.encode())
     Console().print(table(rows), markup=False, soft_wrap=True)
     if not config.names:
-        how = f"`python -m bench.faults{' --long' if config.long else ''}`, {before}."
+        share = f", {config.share:g} of its attempts" if config.share != 1 else ""
+        how = f"`make faults{' LONG=1' if config.long else ''}`{share}, {before}."
         write_section(PAGE, "faults", f"{how}\n\n{table(rows)}")
     return int(any(row.failures for row in rows))
 
