@@ -5,14 +5,11 @@ into docs/reliability.md. The exit code is 1 if any attempt failed.
 """
 
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.faults import disks, epochs, files, fuzz, images, kills, ranks
-from bench.faults.attack import KINDS, REFUSED, ROOT, WELL, Attack, Failure, Row, prepare, run
+from bench.faults.attack import KINDS, REFUSED, ROOT, WELL, Attack, Failure, Row, kill_started, prepare, run
 from bench.measure import machine, write_section
 from shards.errors import InputError, report_errors
 from shards.format.storage import write_bytes
@@ -101,9 +98,7 @@ def attacked(attacks: dict[Attack, int], work: Path, jobs: int) -> list[Row]:
                 bar.print(said(row), markup=False, soft_wrap=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid or 0, signal.SIGKILL)
+            kill_started(os.getpid())
             raise
     return [rows[attack.name] for attack in attacks]
 
@@ -165,7 +160,8 @@ def main(config: FaultsConfig) -> int:
         write_bytes(work / "faults.json" if config.names else RESULTS, text.encode())
     Console().print(table(rows), markup=False, soft_wrap=True)
     if not config.names:
-        how = f"`python -m bench.faults{' --long' if config.long else ''}`, {before}."
+        share = f", {config.share:g} of its attempts" if config.share != 1 else ""
+        how = f"`make faults{' LONG=1' if config.long else ''}`{share}, {before}."
         write_section(PAGE, "faults", f"{how}\n\n{table(rows)}")
     return int(any(row.failures for row in rows))
 

@@ -9,6 +9,7 @@ import faulthandler
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,14 +165,22 @@ def _in_a_process(attack: Attack, work: Path, first: int, last: int) -> Iterator
             lines = [line for line in lines if not line.startswith("Extension modules")][-12:]
             yield "signal", text, "\n".join([*lines, f"ended with exit code {process.exitcode}"])
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+        kill_started(process.pid or 0)
+        process.kill()
         process.join()
         receive.close()
 
 
+def kill_started(pid: int) -> None:
+    """Kill all processes that a process has started, and what they have, whichever sessions they are in."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                kill_started(child)
+                os.kill(child, signal.SIGKILL)
+
+
 def _work(attack: Attack, folder: Path, first: int, last: int, send: Connection, said: Path) -> None:
-    os.setsid()
     output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -193,7 +202,8 @@ def _work(attack: Attack, folder: Path, first: int, last: int, send: Connection,
 def prepare(attack: Attack, folder: Path) -> None:
     """Prepare an attack in `folder`, once."""
     if not (folder / "prepared").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what was not prepared to its end
+        folder.mkdir(parents=True)
         attack.prepare(folder)
         (folder / "prepared").touch()
 

@@ -1,5 +1,6 @@
 """Parsers and decoders fed with what coverage leads to: see harness.py."""
 
+import base64
 import io
 import shutil
 import struct
@@ -90,8 +91,8 @@ def fuzz(target: str, folder: Path, number: int) -> Counter[str]:
         for line in said.splitlines()
         if not line.startswith(("stat::", "#", "MS:", "INFO:", "WARNING:", "0x", "==", "SUMMARY", "artifact_prefix"))
     ][-12:]
-    doing(f"fuzz {target}, seed {number + 1}: the input is {found[-1] if found else 'not kept'}")
-    raise FailureError(kind, "\n".join(last))
+    kept = [f"the input, in base 64: {base64.b64encode(path.read_bytes()).decode()}" for path in found]
+    raise FailureError(kind, "\n".join([*kept, *last]))
 
 
 def _prepare(target: str, folder: Path) -> None:

@@ -211,9 +211,12 @@ def main(target: str, folder: Path, *options: str) -> None:
             else:
                 count(0)
 
+        whole = (folder / "corpus" / "seed-0").read_bytes()
+
         def mutated(data: bytes, most: int, seed: int) -> bytes:
+            of = random.Random(seed)
             try:
-                changed = json.dumps(spoiled_json(json.loads(data), random.Random(seed))).encode()
+                changed = json.dumps(spoiled_json(json.loads(whole if of.random() < 0.5 else data), of)).encode()
             except (ValueError, IndexError):  # no JSON any more, or nothing is in it
                 changed = data
             return changed if data != changed and len(changed) <= most else bytes(atheris.Mutate(data, len(data)))

@@ -242,6 +242,7 @@ ATTACKS = [
         attempt=partial(load, share, decode, threads),
         attempts=60,
         long=600,
+        memory=0 if decode == "gpu" else 2048,  # CUDA takes as many addresses as it likes
     )
     for decode in DECODES
     for threads in (1, 2)
