@@ -15,7 +15,6 @@ import numpy as np
 
 from shards.errors import InputError
 
-
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 
