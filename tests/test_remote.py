@@ -144,7 +144,7 @@ def test_a_manifest_that_leads_elsewhere_is_refused(name: str, damaged: Path, st
     manifest = json.loads((damaged / "manifest.json").read_text())
     manifest["shards"][0]["name"] = name
     (damaged / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match=f"manifest.json: '{re.escape(name)}' is no name"):
+    with pytest.raises(InputError, match=rf"shards\[0\].name is '{re.escape(name)}', where text"):
         start(f"file://{damaged}")
 
 
@@ -165,7 +165,7 @@ def test_what_leads_elsewhere_is_never_written(name: str, kind: str, damaged: Pa
         manifest["shards"][0] |= {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     (damaged / "manifest.json").write_text(json.dumps(manifest))
     (inside := tmp_path / "one" / "two" / "three").mkdir(parents=True)
-    told = f"manifest.json: {name!r} is no name for a tar or a part of the index"
+    told = f"{name}, where a digest" if kind == "index" else f"shards[0].name is {name!r}, where text"
     with http_server(damaged) as server:
         command = [sys.executable, "-m", "shards", "show", server.url]
         environment = os.environ | {"TMPDIR": str(inside), "PYTHONPATH": str(ROOT)}

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from reprlib import repr as shortened
+from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from shards.errors import InputError
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 class Bounds(NamedTuple):
@@ -175,4 +178,4 @@ def _inside(where: str, name: str) -> str:
 
 
 def _unexpected(where: str, raw: Any, expected: str) -> ValueError:
-    return ValueError(f"{where or 'it'} is {shortened(raw)}, where {expected} is expected")
+    return ValueError(f"{where or 'it'} is {_SHORT.repr(raw)}, where {expected} is expected")
