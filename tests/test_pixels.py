@@ -684,7 +684,7 @@ def test_the_command_says_what_it_will_do(tmp_path: Path, capsys: pytest.Capture
     ("options", "error"),
     [
         ({"mask_values": (1.0, 1.0)}, "mask-values: "),
-        ({"depth_scale": 0.0}, "depth-scale 0: "),
+        ({"depth_scale": 0.0}, "depth-scale is 0.0, "),
         ({"depth_scale": 1000.0, "near_is_bright": True}, "near-is-bright is for relative depth"),
         ({"depth_scale": 1000.0, "depth_colormap": "jet"}, "depth-scale: what a colour map drew"),
         ({"depth_colormap": "jett"}, "depth-colormap: 'jett' is no colour map"),

@@ -1,6 +1,7 @@
 """Many samples: the index takes few bytes for each of them, and Python no object."""
 
 import gc
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,14 @@ def enlarged(source: Dataset, root: Path, samples: int) -> int:
     arrays = {path.stem: np.load(path) for path in (source.root / "index").glob("*.npy")}
     arrays |= {name: np.resize(arrays[name], samples) for name in ("samples", "keys")}
     arrays |= {name: np.arange(place, samples, len(SPLITS), dtype="<u4") for place, name in enumerate(SPLITS)}
+    digests = {}
     for name, array in arrays.items():
-        np.save(index / f"{name}.npy", array)
+        np.save(path := index / f"{name}.npy", array)
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     shard = replace(source.manifest.shards[0], samples=samples // SHARDS)
     shards = [replace(shard, name=shard_name(number)) for number in range(SHARDS)]
     splits = {name: len(arrays[name]) for name in SPLITS}
-    manifest = replace(source.manifest, samples=samples, splits=splits, shards=shards, index={})
+    manifest = replace(source.manifest, samples=samples, splits=splits, shards=shards, index=digests)
     (root / "manifest.json").write_text(manifest.to_json())
     return sum(path.stat().st_size for path in index.iterdir() if path.stem != "keys")
 

@@ -217,7 +217,7 @@ def test_a_size_that_is_not_smaller_is_refused(folders: Path, size: int) -> None
         plan_conversion([folders], ConvertConfig(size=size))
 
 
-@pytest.mark.parametrize(("option", "message"), [({"size": 15}, "size 15: at least 16"), ({"lossless": True}, "needs")])
+@pytest.mark.parametrize(("option", "message"), [({"size": 15}, "size is 15, where"), ({"lossless": True}, "needs")])
 def test_options_that_make_no_sense_are_refused(option: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ConvertConfig(**option)

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -143,7 +143,8 @@ def test_a_resumed_run_ends_with_the_same_weights(
     first = start(config, ranks)
     with first.loader, Checkpoints(tmp_path, keep=1) as checkpoints:
         steps(first, config, device, BEFORE)
-        checkpoints.save(first.state_dict() | {"config": config.to_dict()})
+        described = config.to_dict() | {"depth": asdict(first.loader.dataset.manifest.depth)}
+        checkpoints.save(first.state_dict() | {"config": described})
     second = start(replace(config, loader=replace(config.loader, num_threads=1)), ranks)
     with second.loader:
         found = checkpoints.newest(device)
