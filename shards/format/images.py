@@ -220,6 +220,8 @@ def encode_image(image: Image.Image, extension: str, full_chroma: bool = False) 
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 JPEG_FRAMES = 0xC0, 0xC1, 0xC2
 """Markers of frames that libjpeg decodes: baseline, extended, progressive."""
+_SCAN = b"\xff\xda"
+"""What begins a scan's header, after which a JPEG's pixels come."""
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PLAIN = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)} - {0xE2}
 """JPEG markers that may come before a frame: tables, restart interval, comment, applications' own. Not E2: one kind of
@@ -233,7 +235,7 @@ def read_header(data: bytes) -> tuple[str, Size, int] | None:
     not end as its format must: such a file must be decoded to be judged.
     """
     if data.startswith(b"\xff\xd8\xff") and data.endswith(b"\xff\xd9"):
-        beginning = data[: data.find(b"\xff\xc0", 0, 1024) + 10]  # the frame header of most images is not farther
+        beginning = data[: data.find(_SCAN, 0, 1024) + len(_SCAN)]  # the scan of most images does not begin later
         return _of_beginning(beginning) or _jpeg_header(data)
     if data.startswith(PNG_START) and data.endswith(_PNG_END) and b"eXIf" not in data:
         width, height, bits, kind = struct.unpack_from(">2L2B", data, len(PNG_START))
@@ -243,19 +245,22 @@ def read_header(data: bytes) -> tuple[str, Size, int] | None:
 
 
 def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-        if marker in JPEG_FRAMES:
-            bits, height, width, channels = struct.unpack_from(">B2HB", data, at + 4)
-            plain = bits == 8 and channels in (1, 3) and height and width
-            return ("jpg", (height, width), bits) if plain else None
-        if marker not in _PLAIN:
+    """Follow the segments to the first scan. A second frame would be of another size to another reader."""
+    at, found = 2, None
+    while data[at : at + 1] == b"\xff" and not data.startswith(_SCAN, at):
+        if at + 10 > len(data):
             return None
-        if marker == 0xE1 and data.startswith(b"Exif\0", at + 4) and _turn(data[at + 4 : at + 2 + length]) is not None:
+        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
+        turned = marker == 0xE1 and data.startswith(b"Exif\0", at + 4) and _turn(data[at + 4 : at + 2 + length])
+        if marker in JPEG_FRAMES and not found:
+            bits, height, width, channels = struct.unpack_from(">B2HB", data, at + 4)
+            if bits != 8 or channels not in (1, 3) or not (height and width):
+                return None
+            found = "jpg", (height, width), bits
+        elif marker not in _PLAIN or turned not in (False, None):
             return None
         at += 2 + length
-    return None
+    return found if data.startswith(_SCAN, at) else None
 
 
 _of_beginning = lru_cache(maxsize=1024)(_jpeg_header)
