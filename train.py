@@ -325,6 +325,8 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
                 stopped = stop.agreed()
                 logs = training.step % config.log_every == 0
                 saves = stopped or training.step % config.save_every == 0 or training.step % len(loader) == 0
+                if saves:  # no checkpoint is to have seen a damaged shard
+                    loader.finish_check()
                 if logs or saves:  # here the host waits for the device
                     share_totals(training, config, ranks)
                 if logs:

@@ -8,6 +8,7 @@ from pipeline.cache import Caching
 from pipeline.decode import Decode
 from pipeline.digests import Check
 from shards.format.fields import Bounds, Checked, Count, Seed, Share
+from shards.format.storage import refuse_url
 
 Number = Annotated[int, Bounds(0, 10**9)]
 
@@ -34,7 +35,7 @@ class LoaderConfig(Checked):
     """gpu and cpu are DALI, portable is Pillow; auto is the fastest that this machine has"""
     hw_decoder_load: Share = 0.9
     """share of the JPEGs that goes to the GPU's JPEG engine, where it has one and decodes"""
-    num_threads: Annotated[int, Bounds(0, 1024)] = 0
+    num_threads: Annotated[int, Bounds(0, 256)] = 0
     """decoding threads of this rank, each at a batch of its own; 0 is one a core, divided among the ranks here"""
     prefetch: Annotated[int, Bounds(1, 1024)] = 2
     """batches a thread decodes ahead of the one that is handed over"""
@@ -57,3 +58,4 @@ class LoaderConfig(Checked):
         super().__post_init__()
         object.__setattr__(self, "data", str(self.data))  # one type, whoever made it: a command line, a program, JSON
         object.__setattr__(self, "cache_dir", Path(self.cache_dir))
+        refuse_url(self.cache_dir)

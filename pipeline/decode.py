@@ -135,11 +135,15 @@ def make_decoder(
     """Make a decoder, for one thread, of up to `batch_size` images of each of `components`.
 
     image_size: height and width that they have. hw_decoder_load: the share of JPEGs that goes to the GPU's JPEG engine,
-    where it has one.
+    where it has one. Raises InputError if there is no room for it.
     """
     if decode == "portable":
         return PortableDecoder(components)
-    return DaliDecoder(components, batch_size, image_size, device if decode == "gpu" else None, hw_decoder_load)
+    try:
+        return DaliDecoder(components, batch_size, image_size, device if decode == "gpu" else None, hw_decoder_load)
+    except RuntimeError as error:
+        told = str(error).strip().rpartition("\n")[2]
+        raise InputError(f"DALI cannot begin ({told}). Take fewer --num-threads, or --decode portable.") from error
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:

@@ -163,6 +163,13 @@ class Loader(AbstractContextManager["Loader"]):
                 self._reader.keep(needed)
                 self._needed = needed
 
+    def finish_check(self) -> None:
+        """Wait until the shards that this rank compares with their digests are compared.
+
+        To be called on all ranks before what was learned of the batches is kept. Raises InputError if one is damaged.
+        """
+        self._digests.refuse_wrong(wait=True)
+
     def samples(self, rows: Sequence[int]) -> Batch:
         """Return the samples in these rows of the data set, all of its split, as `Batch.index` names them.
 

@@ -63,7 +63,7 @@ addEventListener("load", () => {
 def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch, gone on with for another one, and measured on test."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    trained(dataset, out, "--cache-dir", f"https://me:{PASSWORD}@host/x")
+    trained(dataset, out, "--cache-dir", f"{out}/https:/me:{PASSWORD}@host/x")
     shutil.copytree(out, out.with_name("earlier"))
     train_command("--resume", out, "--epochs", 2)
     evaluate_command(EvaluateConfig(checkpoint=out / "checkpoints" / "best.pt", split="test", device="cpu"))

@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from small_data import flip
+from small_runs import trained
 from test_loader import epoch, loader, same
 
 from pipeline import digests
@@ -148,6 +150,20 @@ def test_a_changed_bit_of_a_tar_ends_the_epoch_unless_none_is_checked(
     else:
         with pytest.raises(InputError, match=rf"{name}: its digest is not the one .*python -m shards verify"):
             epoch(damaged, **options)
+
+
+def test_no_checkpoint_has_seen_a_damaged_shard(damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any) -> str:
+        time.sleep(0.2)
+        return digest(*arguments)
+
+    digest = digests.digest
+    monkeypatch.setattr(digests, "digest", slow)
+    monkeypatch.setattr(digests, "_found_right", set())
+    flip(damaged / "shared.tar", 1000)  # which is compared last
+    with pytest.raises(InputError, match="its digest"):
+        trained(damaged, tmp_path / "run", "--save-every", 1, "--check", "always")
+    assert not list((tmp_path / "run").rglob("*.pt"))
 
 
 def test_what_is_written_to_a_tar_between_two_epochs_is_found(damaged: Path, tmp_path: Path) -> None:
