@@ -251,13 +251,13 @@ def _jpeg_header(data: bytes) -> tuple[str, Size, int] | None:
         if at + 10 > len(data):
             return None
         marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
-        turned = marker == 0xE1 and data.startswith(b"Exif\0", at + 4) and _turn(data[at + 4 : at + 2 + length])
+        exif = data[at + 4 : at + 2 + length] if marker == 0xE1 and data.startswith(b"Exif\0", at + 4) else b""
         if marker in JPEG_FRAMES and not found:
             bits, height, width, channels = struct.unpack_from(">B2HB", data, at + 4)
             if bits != 8 or channels not in (1, 3) or not (height and width):
                 return None
             found = "jpg", (height, width), bits
-        elif marker not in _PLAIN or turned not in (False, None):
+        elif marker not in _PLAIN or (exif and _turn(exif) is not None):
             return None
         at += 2 + length
     return found if data.startswith(_SCAN, at) else None
