@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Two more than there are cores, for some tests wait; more than 4 would wait for the longest file.
-WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, 2 + os.cpu_count()))")
+# One more than there are cores, for some tests wait; more than 4 would wait for the longest file.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, 1 + os.cpu_count()))")
 
 .PHONY: help demo test check faults bench-loaders bench-making gpu
 
