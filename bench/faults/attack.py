@@ -64,7 +64,7 @@ class Attack:
 
     name: str
     what: str
-    prepare: Callable[[Path], None]
+    prepare: Callable[[Path], object]
     attempt: Callable[[Path, int], Counter[str] | None]
     attempts: int
     long: int
@@ -215,6 +215,14 @@ def command(argv: Sequence[str | Path], **options: object) -> "subprocess.Popen[
     whole = said | own | options
     begun: subprocess.Popen[str] = subprocess.Popen([sys.executable, *map(str, argv)], **whole)  # type: ignore[call-overload]  # of object
     return begun
+
+
+def finish(argv: Sequence[str | Path]) -> None:
+    """Have a program of the project run to its good end, on which preparing depends."""
+    process = command(argv)
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(said)
 
 
 def told(code: int, said: str) -> Counter[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.faults.attack import FailureError, command
+from bench.faults.attack import FailureError, finish
 from demo.draw import draw_data
 from pipeline.decode import Decode
 from pipeline.loader import Loader, LoaderConfig
@@ -57,10 +57,7 @@ def build(job: Job, out: Path) -> Path:
 
 def train(data: Path, run: Path) -> None:
     """Train a little, in a process of its own."""
-    process = command(["train.py", "--data", data, "--out", run, *TRAINING])
-    said, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError(said)
+    finish(["train.py", "--data", data, "--out", run, *TRAINING])
 
 
 Pixels = dict[str, NDArray[Any]]

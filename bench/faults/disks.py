@@ -187,10 +187,6 @@ def while_converted(folder: Path, number: int) -> Counter[str]:
     return found
 
 
-def _prepare_data(folder: Path) -> None:
-    data.compose(folder)
-
-
 ATTACKS = [
     Attack(
         name=f"disks-{name}",
@@ -208,7 +204,7 @@ ATTACKS += [
     Attack(
         name="while-loaded",
         what="a tar or a part of the index vanishes or changes while it is loaded",
-        prepare=_prepare_data,
+        prepare=data.compose,
         attempt=while_loaded,
         attempts=300,
         long=5000,

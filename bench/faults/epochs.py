@@ -78,15 +78,11 @@ def trained(epochs: int, folder: Path, number: int) -> None:
     refuse_growth(sizes)
 
 
-def _prepare(folder: Path) -> None:
-    data.compose(folder)
-
-
 ATTACKS = [
     Attack(
         name="epochs-loaded",
         what=f"{EPOCHS:,} epochs of a loader: memory, open files and threads stay",
-        prepare=_prepare,
+        prepare=data.compose,
         attempt=loaded,
         attempts=len(VARIANTS),
         long=2 * len(VARIANTS),
@@ -95,7 +91,7 @@ ATTACKS = [
     Attack(
         name="epochs-trained",
         what=f"{TRAINED} epochs of a training: memory, open files and threads stay",
-        prepare=_prepare,
+        prepare=data.compose,
         attempt=partial(trained, TRAINED),
         attempts=1,
         long=5,

@@ -267,10 +267,6 @@ def left_out(folder: Path, number: int) -> None:
     look(copy)
 
 
-def _prepare_data(folder: Path) -> None:
-    data.compose(folder)
-
-
 def _prepare_run(folder: Path) -> None:
     data.train(data.compose(folder), folder / "run")
 
@@ -284,12 +280,12 @@ def _prepare_work(folder: Path) -> None:
 ATTACKS = [
     Attack(name=name, what=what, prepare=prepare, attempt=attempt, attempts=attempts, long=10 * attempts)
     for name, what, prepare, attempt, attempts in (
-        ("manifest", "manifest.json spoiled: loaded, shown, verified", _prepare_data, manifest, 2000),
-        ("index", "an array of the index spoiled: loaded, shown", _prepare_data, index, 2000),
-        ("tar", "a tar spoiled: loaded, verified", _prepare_data, tar, 1000),
+        ("manifest", "manifest.json spoiled: loaded, shown, verified", data.compose, manifest, 2000),
+        ("index", "an array of the index spoiled: loaded, shown", data.compose, index, 2000),
+        ("tar", "a tar spoiled: loaded, verified", data.compose, tar, 1000),
         ("configuration", "config.json of a run spoiled: gone on with", _prepare_run, configuration, 1000),
         ("checkpoint", "a checkpoint spoiled: gone on with, evaluated", _prepare_run, checkpoint, 1000),
         ("work", "what a stopped build left spoiled: gone on with", _prepare_work, work, 300),
-        ("left-out", "left-out.tsv spoiled: shown", _prepare_data, left_out, 200),
+        ("left-out", "left-out.tsv spoiled: shown", data.compose, left_out, 200),
     )
 ]

@@ -230,15 +230,11 @@ def _refuse_other_pixels(seen: Seen, original: Path, broken: set[int], decode: D
                 raise FailureError("wrong bytes", f"row {row}, which is whole, has other pixels")
 
 
-def _prepare(folder: Path) -> None:
-    data.compose(folder)
-
-
 ATTACKS = [
     Attack(
         name=f"images-{round(100 * share)}-{decode}-{threads}",
         what=f"{share:.0%} of the samples broken, decode={decode}, threads: {threads}",
-        prepare=_prepare,
+        prepare=data.compose,
         attempt=partial(load, share, decode, threads),
         attempts=60,
         long=600,

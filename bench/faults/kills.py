@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from bench.faults import data
-from bench.faults.attack import Attack, FailureError, command, doing, told
+from bench.faults.attack import Attack, FailureError, command, doing, finish, told
 from bench.faults.spoil import chance
 from checkpoint import load
 
@@ -112,7 +112,7 @@ def prepare(name: str, folder: Path) -> None:
     """Fill the folder with what the program needs, and run it in peace."""
     source, program = data.compose(folder), PROGRAMS[name]
     if name in ("convert", "zips"):
-        _finish(["-m", "shards", "export", source, folder / "images"])
+        finish(["-m", "shards", "export", source, folder / "images"])
         shutil.rmtree(folder / "images" / ".work", ignore_errors=True)
     if name == "zips":
         (folder / "zips").mkdir()
@@ -126,19 +126,12 @@ def prepare(name: str, folder: Path) -> None:
             shutil.copy2(tar, folder / "tars" / tar.name)
     if name == "merge":
         own = [*COMPOSE, "--places", "4", "--size", "48", *SHARDS, *WORKERS, "--part", "1/1"]
-        _finish(shards("compose", "--out", "OUT", *own)(folder, folder / "begun"))
+        finish(shards("compose", "--out", "OUT", *own)(folder, folder / "begun"))
     if name == "depth":
         save_teacher(folder / "teacher")
     began = time.monotonic()
     program.end(folder, folder / "whole")
     (folder / "seconds").write_text(str(time.monotonic() - began))
-
-
-def _finish(argv: Argv) -> None:
-    process = command(argv)
-    said, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError(said)
 
 
 def save_teacher(folder: Path) -> None:

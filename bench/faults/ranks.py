@@ -49,14 +49,12 @@ def disturbed(way: str, folder: Path, number: int) -> Counter[str] | None:
             raise FailureError("wrong bytes", "ended well without one of its ranks")
         kill(out, process, of)
         program.end(folder, out)
-    elif found:
-        stopped = of.choice(found)
-        os.kill(stopped, signal.SIGSTOP)
-        time.sleep(of.uniform(1, 5))
-        os.kill(stopped, signal.SIGCONT)
-        said, _ = process.communicate()
-        told(process.returncode, said)
     else:
+        if found:
+            stopped = of.choice(found)
+            os.kill(stopped, signal.SIGSTOP)
+            time.sleep(of.uniform(1, 5))
+            os.kill(stopped, signal.SIGCONT)
         said, _ = process.communicate()
         told(process.returncode, said)
     if others := same_training(out, whole):
