@@ -37,9 +37,7 @@ class Ranks:
     """of gloo, on which the ranks tell each other what is no part of the computation; None if there is but one"""
 
     def agree(self, decides: Mapping[str, object]) -> None:
-        """Compare what decides how the ranks go on, by name. Raises InputError on all of them if it is not the same."""
-        if not self.group:
-            return
+        """Compare what decides how several ranks go on, by name. Raises InputError on all if it is not the same."""
         every: list[Any] = [None] * self.world_size
         dist.all_gather_object(every, {name: str(value) for name, value in decides.items()}, self.group)
         _refuse_differences(every)

@@ -285,8 +285,9 @@ def train(config: TrainConfig, ranks: Ranks) -> int:
         if found := checkpoints.newest(ranks.device):
             training.load_state_dict(*found)
         manifest = loader.dataset.manifest
-        data = sha256(manifest.to_json().encode()).hexdigest()[:12]
-        ranks.agree({"digest of the data set": data, "step of the checkpoint in --out": training.step})
+        if ranks.world_size > 1:
+            data = sha256(manifest.to_json().encode()).hexdigest()[:12]
+            ranks.agree({"digest of the data set": data, "step of the checkpoint in --out": training.step})
         steps = config.epochs * len(loader)
         if training.step >= steps and not training.validation_due:
             if not ranks.rank:
@@ -410,7 +411,8 @@ def _refuse_other_options(config: TrainConfig) -> None:
 def main() -> int:
     config = parse_args()
     with distributed(config.device) as ranks, nullcontext() if ranks.rank else only_process(config.out):
-        ranks.agree(_decides(config, ranks))
+        if ranks.world_size > 1:
+            ranks.agree(_decides(config, ranks))
         if not config.resume and Checkpoints(config.out, config.keep).exist():
             _refuse_other_options(config)
         if ranks.rank == 0:

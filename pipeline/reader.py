@@ -116,9 +116,11 @@ class Reader:
 
     def renew(self, numbers: Collection[int]) -> None:
         """Have those of these tars replaced that are damaged, where that is possible; `renewals` counts them."""
-        for number in numbers if self._replace_tar else ():
+        if not self._replace_tar:
+            return
+        for number in numbers:
             tar = self._tar(number)
-            if self._replace_tar and self._replace_tar(number, tar.descriptor):
+            if self._replace_tar(number, tar.descriptor):
                 with self._lock:
                     self._opened.pop(number, None)
                     self.renewals += 1

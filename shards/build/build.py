@@ -243,18 +243,19 @@ def merge(parts: Sequence[Folder], out: Folder) -> Manifest:
         return _finished(out, plan)
     claim(out, plan.manifest.made_from)
     shards = plan.manifest.shards
+    lacking = wanted = _missing(out, shards, _is_finished)
     for part in parts:
         if _plan(part).manifest.made_from != plan.manifest.made_from:
             raise InputError(
                 f"{part}: holds a part of another data set (other sources or other options, or files that have changed "
                 "between the parts: run its command again then)."
             )
-        lacking = _missing(out, shards, _is_finished)
         absent = _missing(part, lacking, _is_finished)
         for shard in track([one for one in lacking if one not in absent], "shards"):
             for file in (shard.name, _idx(shard.name), _record(shard)):
                 out.write(file, part.read(file))
-    if missing := _missing(out, shards, _is_finished):
+        lacking = absent
+    if missing := _missing(out, wanted, _is_finished):
         raise InputError(
             f"{out}: {len(missing)} of {len(shards)} shards are not there yet or damaged, such as {missing[0].name}. "
             "Run their parts, or the same command without --part."

@@ -64,6 +64,7 @@ class Dataset:
         self._samples = self._array("samples", np.dtype(kinds), manifest.samples)
         self._keys = self._array("keys", np.bytes_, manifest.samples)
         self._shared = {name: self._array(f"shared_{name}", LOCATION, count) for name, count in shared.items()}
+        self._splits = dict[str, NDArray[np.uint32]]()
         if self.first_row[-1] != manifest.samples or (shared and not manifest.shared):
             raise InputError(f"{root}/manifest.json: its shards do not hold its {manifest.samples} samples. {_ADVICE}")
         self._refuse_outside()
@@ -85,10 +86,12 @@ class Dataset:
         if not self.manifest.splits.get(name):
             have = ", ".join(f"{split} ({count})" for split, count in self.manifest.splits.items())
             raise InputError(f"{self.root}: no samples in split {name!r}; it has {have}.")
-        rows = self._array(name, np.dtype("<u4"), self.manifest.splits[name])
-        if rows[-1] >= len(self) or (rows[1:] <= rows[:-1]).any():
-            raise InputError(f"{self.root}/index/{name}.npy: not rows of its samples in ascending order. {_ADVICE}")
-        return rows
+        if name not in self._splits:
+            rows = self._array(name, np.dtype("<u4"), self.manifest.splits[name])
+            if rows[-1] >= len(self) or (rows[1:] <= rows[:-1]).any():
+                raise InputError(f"{self.root}/index/{name}.npy: not rows of its samples in ascending order. {_ADVICE}")
+            self._splits[name] = rows
+        return self._splits[name]
 
     def key(self, row: int) -> str:
         """Return the sample's key, by which its files are named."""
@@ -243,7 +246,7 @@ def download_index(folder: RemoteFolder, manifest: bytes, root: Path, stopped: t
     (root / "index").mkdir(parents=True, exist_ok=True)
     (kept := LocalFolder(root / "index")).sweep(None)
     for name, sha256 in index.items():
-        if not (kept.exists(name) and kept.sha256(name) == sha256):
+        if not kept.holds(name, None, sha256):
             with replacing(root / "index" / name) as path:
                 folder.download(f"index/{name}", path, sha256=sha256, stopped=stopped)
     write_bytes(root / "manifest.json", manifest)
